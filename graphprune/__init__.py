@@ -1,0 +1,1 @@
+"""graphprune: an ONNX graph-level pruning compiler."""
