@@ -1,0 +1,37 @@
+"""Fashion-MNIST: its images and labels, and the networks this repository trained on it.
+
+Data: Xiao, Rasul and Vollgraf 2017, Zalando SE, Expat (MIT) licence. `fashion_test_2000.npz` holds the first 2,000
+test images and labels, so that evaluation needs no download; training reads Debian's `dataset-fashion-mnist`.
+"""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+FIXTURE = HERE / "fashion_test_2000.npz"
+
+
+def debian_split(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, 28, 28] and labels [n], uint8, of `train` (60,000) or `t10k` (10,000)."""
+
+    def read(name: str, header: int) -> np.ndarray:
+        path = DEBIAN / f"{split}-{name}-ubyte.gz"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: apt-get install dataset-fashion-mnist")
+        # A copy, because torch wants memory it may write to.
+        return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)[header:].copy()
+
+    return read("images-idx3", 16).reshape(-1, 28, 28), read("labels-idx1", 8)
+
+
+def write_fixture() -> None:
+    """Write the first 2,000 test images and labels to `fashion_test_2000.npz`."""
+    images, labels = debian_split("t10k")
+    np.savez_compressed(FIXTURE, images=images[:2000], labels=labels[:2000])
+
+
+if __name__ == "__main__":
+    write_fixture()
