@@ -1,0 +1,76 @@
+"""What a model costs: parameters, multiply-accumulates, bytes; and what it would cost after a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+
+import msgspec
+import numpy as np
+
+from graphprune.groups import Group, calls, rule_of
+from graphprune.model import Model
+from graphprune.rules import Call, Dim, Operand
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Size of a model.
+
+    Attributes:
+        parameters: elements of all floating-point constants.
+        macs: multiply-accumulates of convolutions and matrix products at the analysis input shapes.
+        bytes: size of all constants in memory.
+        channels: units that groups still hold; 0 where not counted.
+    """
+
+    parameters: int
+    macs: int
+    bytes: int
+    channels: int = 0
+
+
+class CostModel:
+    """Costs of one model as a function of how many units each group keeps; no cut is made to evaluate it."""
+
+    def __init__(self, model: Model, groups: tuple[Group, ...] = ()) -> None:
+        self._constants = {
+            name: (tuple(int(n) for n in c.shape), np.dtype(c.dtype).itemsize if c.dtype != object else 1)
+            for name, c in model.constants.items()
+            if not isinstance(c.dtype, int)
+        }
+        self._floating = {n for n, c in model.constants.items() if getattr(c.dtype, "kind", "") == "f"}
+        self._products: list[tuple[Call, object]] = []
+        for node, call in calls(model):
+            rule = rule_of(node)
+            if call is not None and rule is not None and rule.macs(call):
+                self._products.append((call, rule.macs))
+        self._groups = groups
+        self._per_unit = [{dim: group.per_unit(dim) for dim in group.labels} for group in groups]
+
+    def at(self, removed: Mapping[str, int] | None = None) -> Cost:
+        """The cost once ``removed[group name]`` units of each group are gone."""
+        removed = removed or {}
+        less: dict[Dim, int] = {}
+        for group, per_unit in zip(self._groups, self._per_unit, strict=True):
+            if count := removed.get(group.name, 0):
+                for dim, positions in per_unit.items():
+                    less[dim] = less.get(dim, 0) + count * positions
+
+        def shape(name: str, old: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(n - less.get(Dim(name, axis), 0) for axis, n in enumerate(old)) if less else old
+
+        def shrunk(operand: Operand | None) -> Operand | None:
+            return operand and replace(operand, shape=shape(operand.name, operand.shape))
+
+        parameters = size = macs = 0
+        for name, (old, itemsize) in self._constants.items():
+            count = prod(shape(name, old))
+            size += count * itemsize
+            parameters += count if name in self._floating else 0
+        for call, rule_macs in self._products:
+            if less:
+                call = replace(call, inputs=tuple(map(shrunk, call.inputs)), outputs=tuple(map(shrunk, call.outputs)))
+            macs += rule_macs(call)  # type: ignore[operator]
+        channels = sum(g.size - removed.get(g.name, 0) for g in self._groups)
+        return Cost(parameters, macs, size, channels)

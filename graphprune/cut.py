@@ -1,0 +1,85 @@
+"""Removing units, and the law that proves it: cutting a unit equals zeroing its slice of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphprune.groups import Group, calls, operator
+from graphprune.model import Model
+from graphprune.rules import RULES, Dim, Operand, Rule
+
+Drop = Mapping[str, np.ndarray]
+"""Group name → the units to remove, int64 [removed]."""
+
+Gone = Mapping[Dim, np.ndarray]
+"""Axis → which of its positions go, bool [axis size]."""
+
+
+def gone(groups: Iterable[Group], drop: Drop) -> dict[Dim, np.ndarray]:
+    """The positions of every axis that go when ``drop`` goes; axes that lose nothing are left out."""
+    found: dict[Dim, np.ndarray] = {}
+    for group in groups:
+        units = drop.get(group.name, ())
+        if not len(units):
+            continue
+        going = np.zeros(group.size + 1, bool)  # the last entry serves label -1
+        going[np.asarray(units)] = True
+        for dim, labels in group.labels.items():
+            mask = going[labels]
+            found[dim] = found[dim] | mask if dim in found else mask
+    return found
+
+
+def cut(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Model:
+    """A smaller model: weights sliced, attributes repaired; activations follow by themselves."""
+    result = model.copy()
+    copies = {id(old): new for old, new in zip(model.graph.nodes, result.graph.nodes, strict=True)}
+
+    def kept(operand: Operand, axis: int) -> np.ndarray:
+        dim = operand.dim(axis)
+        return np.flatnonzero(~going[dim]) if dim in going else np.arange(operand.shape[axis])
+
+    touched = {dim.tensor for dim in going}
+    for node, call in calls(model):
+        if call is None or not any(o.name in touched for o in call.present):
+            continue
+        if repair := rules[operator(node)].repair:
+            repair(copies[id(node)], call, kept)
+    constants = result.constants
+    for dim, mask in going.items():
+        if (constant := constants.get(dim.tensor)) is not None:
+            constant.values = np.ascontiguousarray(np.compress(~mask, np.asarray(constant.values), axis=dim.axis))
+    for tensor in _variables(result.graph):
+        tensor.shape = None  # stale: inferred anew when asked for
+    return result.with_graph(result.graph)
+
+
+def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Model:
+    """The law's other side: the same model with the slices of every parameter silenced instead of removed.
+
+    Silence is 0, or the neutral value the operator's rule names where 0 would divide by zero. Integer constants are
+    indices and sizes, not parameters, and stay.
+    """
+    result = model.copy()
+    neutral: dict[str, float] = {}
+    for node in model.graph.nodes:
+        rule = rules.get(operator(node))
+        for index, value in (rule.neutral if rule else {}).items():
+            if index < len(node.inputs):
+                neutral[node.inputs[index].name] = value
+    constants = result.constants
+    for dim, mask in going.items():
+        constant = constants.get(dim.tensor)
+        if constant is not None and constant.dtype.kind == "f":
+            values = np.array(constant.values)
+            values[(slice(None),) * dim.axis + (mask,)] = neutral.get(dim.tensor, 0.0)
+            constant.values = values
+    return result
+
+
+def _variables(graph: gs.Graph) -> Iterable[gs.Variable]:
+    interface = {t.name for t in (*graph.inputs, *graph.outputs)}
+    return [t for t in graph.tensors().values() if isinstance(t, gs.Variable) and t.name not in interface]

@@ -1,0 +1,272 @@
+"""Which channels live and die together: the dependency graph, its groups, and a reason for every axis left alone.
+
+The dependency graph (a ``networkx.MultiGraph``) has a node for every axis of every tensor and an edge for every tie that
+an operator's rule declares (after Fang et al. 2023, "DepGraph", and Wang et al. 2024, "Structurally Prune Anything",
+with positions in place of layers). Positions connected through ties form a *unit*: remove one, remove all. A *group* is
+a set of units that touch the same axes the same number of times, so that they are interchangeable and compete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import SparseValues
+
+from graphprune.model import Model
+from graphprune.rules import RULES, Call, Dim, Operand, Pin, Rule, Tie
+
+# Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
+_CUTTABLE_KINDS = "fiub"
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """Why an axis, or some positions of it, stay: the node that holds it and what that node says.
+
+    ``via`` is the axis the reason is about, where it is another one, coupled to this.
+    """
+
+    dim: Dim
+    size: int
+    node: str
+    op: str
+    why: str
+    via: Dim
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Interchangeable units.
+
+    Attributes:
+        name: the first weight axis it touches, in graph order.
+        size: number of units.
+        labels: for every axis touched, int64 [axis size]: the unit a position belongs to, -1 for none of this group.
+        weights: the touched axes that belong to floating-point constants.
+    """
+
+    name: str
+    size: int
+    labels: Mapping[Dim, np.ndarray]
+    weights: tuple[Dim, ...]
+
+    def per_unit(self, dim: Dim) -> int:
+        """How many positions of ``dim`` one unit owns."""
+        return int((self.labels[dim] == 0).sum())
+
+    def owned(self, model: Model) -> Iterator[np.ndarray]:
+        """For every weight axis, the parameters of each unit: float arrays [units, parameters per unit]."""
+        for dim in self.weights:
+            values = np.moveaxis(np.asarray(model.constants[dim.tensor].values), dim.axis, 0)
+            labels = self.labels[dim]
+            order = np.argsort(labels, kind="stable")[int((labels < 0).sum()) :]
+            yield values[order].reshape(self.size, -1)
+
+    def __str__(self) -> str:
+        axes = ", ".join(str(d) for d in self.labels)
+        return f"{self.name}: {self.size} units over {axes}"
+
+
+@dataclass(frozen=True, eq=False)
+class Dependencies:
+    """The analysis of one model: an unchanging value, made anew when the model changes."""
+
+    graph: nx.MultiGraph
+    groups: tuple[Group, ...]
+    pinned: tuple[Pinned, ...]
+
+
+def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
+    """Every node of the main graph with its view for rules; ``None`` where a shape is not fully known."""
+    constants, shapes = model.constants, model.shapes
+
+    def operand(tensor: gs.Tensor) -> Operand | None:
+        shape = shapes[tensor.name]
+        return Operand(tensor.name, shape, constants.get(tensor.name))  # type: ignore[arg-type]
+
+    for node in model.graph.nodes:
+        named = [t for t in (*node.inputs, *node.outputs) if t.name]
+        if any(None in shapes.get(t.name, (None,)) for t in named):
+            yield node, None
+            continue
+        inputs = tuple(operand(t) if t.name else None for t in node.inputs)
+        outputs = tuple(operand(t) if t.name else None for t in node.outputs)
+        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, model.opset)
+
+
+def rule_of(node: gs.Node, rules: Mapping[str, Rule] = RULES) -> Rule | None:
+    """The table's entry for a node's operator."""
+    return rules.get(operator(node))
+
+
+def operator(node: gs.Node) -> str:
+    """``Conv`` in the default domain, ``domain.Name`` elsewhere."""
+    return node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}.{node.op}"
+
+
+def node_name(node: gs.Node) -> str:
+    """The node's name, or its first output's where it has none."""
+    return str(node.name or (node.outputs[0].name if node.outputs else "") or node.op)
+
+
+def analyse(model: Model, rules: Mapping[str, Rule] = RULES) -> Dependencies:
+    """Find the groups of a model and the reason for every axis that is in none."""
+    graph = couple(model, rules)
+    dims = list(graph.nodes)
+    sizes = np.array([graph.nodes[d]["size"] for d in dims], np.int64)
+    start = dict(zip(dims, np.r_[0, np.cumsum(sizes)[:-1]].tolist(), strict=True))
+    unit = _connect(int(sizes.sum()), start, (data["tie"] for *_, data in graph.edges(data=True)))
+
+    # The first pin met on a unit is the one reported; interface pins come first, being the ones users recognise.
+    pinned_by = np.full(len(unit), -1, np.int64)
+    pins: list[tuple[Dim, str, str, str]] = []
+    for dim in dims:
+        for node, op, why, at in graph.nodes[dim]["pins"]:
+            held = unit[start[dim] + at] if at is not None else unit[start[dim] : start[dim] + graph.nodes[dim]["size"]]
+            held = held[pinned_by[held] < 0]
+            pinned_by[held] = len(pins)
+            pins.append((dim, node, op, why))
+
+    groups = tuple(_groups(model, graph, start, unit, pinned_by < 0))
+    grouped: set[Dim] = {dim for group in groups for dim in group.labels}
+    pinned = []
+    for dim in dims:
+        size = graph.nodes[dim]["size"]
+        if size < 2 or (dim in grouped and (pinned_by[unit[start[dim] : start[dim] + size]] < 0).all()):
+            continue
+        held = pinned_by[unit[start[dim] : start[dim] + size]]
+        if (held >= 0).any():
+            via, node, op, why = pins[held[held >= 0][0]]
+            pinned.append(Pinned(dim, size, node, op, why, via))
+        else:
+            pinned.append(Pinned(dim, size, "", "", "a single unit: nothing would be left", dim))
+    return Dependencies(graph, groups, tuple(pinned))
+
+
+def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> nx.MultiGraph:
+    """The dependency graph: axes (with ``size`` and ``pins``) joined by ties (edge attribute ``tie``).
+
+    A pin is (node, operator, reason, positions), positions being ``None`` for the whole axis.
+    """
+    graph = nx.MultiGraph()
+    for name, shape in model.shapes.items():
+        for axis, size in enumerate(shape):
+            if size is not None:
+                graph.add_node(Dim(name, axis), size=size, pins=[])
+
+    def pin(dim: Dim, node: str, op: str, why: str, at: np.ndarray | None = None) -> None:
+        if dim in graph and graph.nodes[dim]["size"] > 1:
+            graph.nodes[dim]["pins"].append((node, op, why, at))
+
+    def pin_tensor(name: str, node: str, op: str, why: str) -> None:
+        for axis in range(len(model.shapes.get(name, ()))):
+            pin(Dim(name, axis), node, op, why)
+
+    for kind, interface in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for tensor in interface:
+            pin_tensor(tensor.name, tensor.name, "", f"graph {kind}")
+    for name, axis in sorted(model.varying):
+        pin(Dim(name, axis), name, "", "its size follows a symbolic dimension of an input")
+    for name, constant in model.constants.items():
+        if isinstance(constant._values, SparseValues):
+            pin_tensor(name, name, "", "stored as a sparse tensor")
+        elif getattr(constant.dtype, "kind", "?") not in _CUTTABLE_KINDS:
+            pin_tensor(name, name, "", f"stored as {constant.dtype}, which is not cut")
+
+    for node, call in calls(model):
+        rule = rule_of(node, rules)
+        name, op = node_name(node), operator(node)
+        if call is None or rule is None:
+            why = f"no rule for operator {op}" if rule is None else f"a shape at {op} is unknown before run time"
+            for tensor in (*node.inputs, *node.outputs):
+                pin_tensor(tensor.name, name, op, why)
+            continue
+        spoken: dict[Dim, list[np.ndarray]] = {}
+        for said in rule.ties(call):
+            if isinstance(said, Pin):
+                pin(said.dim, name, op, said.why)
+                spoken.setdefault(said.dim, [np.arange(graph.nodes[said.dim]["size"])])
+            else:
+                graph.add_edge(said.a, said.b, tie=said)
+                spoken.setdefault(said.a, []).append(said.at_a)
+                spoken.setdefault(said.b, []).append(said.at_b)
+        results = {o.name for o in call.outputs if o is not None}
+        for operand in call.present:
+            for axis in range(operand.rank):
+                dim = Dim(operand.name, axis)
+                if dim not in spoken:
+                    pin(dim, name, op, f"{op} depends on every position of this axis")
+                elif operand.name in results and max(map(len, spoken[dim])) < operand.shape[axis]:
+                    missing = np.setdiff1d(np.arange(operand.shape[axis]), np.concatenate(spoken[dim]))
+                    if len(missing):
+                        pin(dim, name, op, f"{op} makes these positions itself", missing)
+    return graph
+
+
+def _connect(total: int, start: Mapping[Dim, int], ties: Iterator[Tie]) -> np.ndarray:
+    """The smallest position connected to each of ``total`` positions, int64 [total].
+
+    Min-label propagation that hooks roots and halves paths (Shiloach & Vishkin 1982), on whole arrays.
+    """
+    pairs = [(start[t.a] + t.at_a, start[t.b] + t.at_b) for t in ties]
+    label = np.arange(total)
+    if not pairs:
+        return label
+    a, b = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+    while True:
+        left, right = label[a], label[b]
+        apart = left != right
+        if not apart.any():
+            return label
+        a, b, left, right = a[apart], b[apart], left[apart], right[apart]
+        np.minimum.at(label, np.maximum(left, right), np.minimum(left, right))
+        while (label != (jumped := label[label])).any():
+            label = jumped
+
+
+def _groups(
+    model: Model, graph: nx.MultiGraph, start: Mapping[Dim, int], unit: np.ndarray, free: np.ndarray
+) -> Iterator[Group]:
+    """Split the free units of each component of tied axes into groups, in graph order."""
+    constants = model.constants
+    order = {dim: k for k, dim in enumerate(graph.nodes)}
+    reads = {name: k for k, name in enumerate(constants)}
+    found: list[Group] = []
+    for component in nx.connected_components(graph):
+        dims = sorted(component, key=order.__getitem__)
+        at = {d: unit[start[d] : start[d] + graph.nodes[d]["size"]] for d in dims}
+        units = np.unique(np.concatenate([at[d] for d in dims]))
+        units = units[free[units]]
+        if len(units) < 2:
+            continue
+        local = {d: np.searchsorted(units, at[d]).clip(max=len(units) - 1) for d in dims}
+        local = {d: np.where(units[k] == at[d], k, -1) for d, k in local.items()}
+        touched = [d for d in dims if (local[d] >= 0).any()]
+        kind = np.zeros(len(units), np.int64)  # refined axis by axis until equal kinds touch equal axes
+        for d in touched:
+            count = np.bincount(local[d][local[d] >= 0], minlength=len(units))
+            kind = np.unique(kind * (int(count.max()) + 1) + count, return_inverse=True)[1]
+        for value in dict.fromkeys(kind.tolist()):
+            members = np.flatnonzero(kind == value)
+            if len(members) < 2:
+                continue
+            number = np.full(len(units) + 1, -1, np.int64)  # the last entry serves positions of no free unit
+            number[members] = np.arange(len(members))
+            labels = {d: number[local[d]] for d in touched}
+            labels = {d: label for d, label in labels.items() if (label >= 0).any()}
+            weights = [d for d in labels if d.tensor in constants and constants[d.tensor].dtype.kind == "f"]
+            if weights:
+                weights.sort(key=lambda d: (reads[d.tensor], d.axis))
+                found.append(Group(str(weights[0]), len(members), labels, tuple(weights)))
+    found.sort(
+        key=lambda g: (reads[g.weights[0].tensor], g.weights[0].axis, int(np.argmax(g.labels[g.weights[0]] >= 0)))
+    )
+    seen: dict[str, int] = {}
+    for group in found:
+        seen[group.name] = seen.get(group.name, 0) + 1
+        name = group.name if seen[group.name] == 1 else f"{group.name}#{seen[group.name]}"
+        yield Group(name, group.size, group.labels, group.weights)

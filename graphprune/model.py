@@ -1,0 +1,535 @@
+"""A model: one ONNX graph in onnx-graphsurgeon form, with everything needed to write it back unchanged.
+
+Loading normalises what would otherwise need a second code path everywhere: model-local functions are inlined, weights
+held in ``Constant`` nodes become initializers, and values that the body of an If, Loop or Scan captures become explicit
+extra inputs of that node, so that liveness and pinning see them. All of it is undone, or harmless, on saving.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+
+from graphprune.errors import InvalidModelError, OutputError, UsageError
+
+Shape = tuple[int | None, ...]
+
+OLDEST_OPSET = 9
+# Serialised protobufs end at 2 GiB; past this much weight data goes into a file beside the model.
+LARGEST_INLINE = 1_900_000_000
+# Weights above this many elements are left out when only shapes are asked for: no shape depends on them.
+SHAPE_VALUES = 1024
+
+# graphsurgeon cannot carry these attribute kinds (nor empty lists); they travel beside it, untouched.
+_CARRIED = {AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING, AttributeProto.TENSOR}
+_CARRIED_LISTS = {AttributeProto.FLOATS: "floats", AttributeProto.INTS: "ints", AttributeProto.STRINGS: "strings"}
+_ASIDE = "graphprune.aside"
+
+
+@dataclass(frozen=True)
+class _Aside:
+    """Attributes kept as protobufs, and how many trailing inputs of the node are captured values of its bodies."""
+
+    attributes: tuple[AttributeProto, ...]
+    captured: int
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An ONNX model and the concrete sizes its symbolic dimensions take for analysis.
+
+    Attributes:
+        graph: the nodes and tensors; treat as immutable, change a ``copy``.
+        header: the original protobuf without nodes and weights: interface, opset imports, metadata.
+        input_shapes: the concrete shape of each graph input during analysis, measuring and verification.
+        external: whether the weights were in a file of their own, and shall be again.
+        name: the file's stem, for messages and reports.
+    """
+
+    graph: gs.Graph
+    header: ModelProto
+    input_shapes: Mapping[str, tuple[int, ...]]
+    external: bool = False
+    name: str = "model"
+    requested: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator domain."""
+        return next((o.version for o in self.header.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+    @cached_property
+    def constants(self) -> dict[str, gs.Constant]:
+        """Every initializer that a node of the main graph reads, by name, in graph order."""
+        return {
+            tensor.name: tensor
+            for node in self.graph.nodes
+            for tensor in node.inputs
+            if isinstance(tensor, gs.Constant) and tensor.name
+        }
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Concrete shape of every tensor of the main graph whose rank is known; ``None`` for an unknown size."""
+        return _infer_shapes(self, self.input_shapes)
+
+    @cached_property
+    def symbolic_shapes(self) -> dict[str, Shape]:
+        """Like ``shapes``, with ``None`` wherever the size depends on a symbolic dimension of an input."""
+        return _infer_shapes(self, None)
+
+    @cached_property
+    def varying(self) -> set[tuple[str, int]]:
+        """The (tensor, axis) pairs whose size changes with a symbolic dimension of an input.
+
+        Found by inferring again with one symbolic dimension doubled at a time: a model that does not admit the doubled
+        size is one whose dimension cannot vary.
+        """
+        symbols: dict[str, list[tuple[str, int]]] = {}
+        for name, info in self.inputs.items():
+            for axis in symbolic_axes(info):
+                symbol = info.type.tensor_type.shape.dim[axis].dim_param or f"{name}[{axis}]"
+                symbols.setdefault(symbol, []).append((name, axis))
+        found: set[tuple[str, int]] = set()
+        for places in symbols.values():
+            doubled = {
+                name: tuple(size * 2 if (name, axis) in places else size for axis, size in enumerate(shape))
+                for name, shape in self.input_shapes.items()
+            }
+            try:
+                other = _infer_shapes(self, doubled)
+            except InvalidModelError:
+                continue
+            found |= {
+                (name, axis)
+                for name, shape in self.shapes.items()
+                for axis, size in enumerate(shape)
+                if len(other.get(name, ())) == len(shape) and other[name][axis] != size
+            }
+        return found
+
+    @property
+    def inputs(self) -> dict[str, ValueInfoProto]:
+        """The interface's inputs, as declared in the file."""
+        return {info.name: info for info in self.header.graph.input}
+
+    @property
+    def outputs(self) -> dict[str, ValueInfoProto]:
+        """The interface's outputs, as declared in the file."""
+        return {info.name: info for info in self.header.graph.output}
+
+    def copy(self) -> Model:
+        """A copy whose nodes may be changed; weights are shared until they are replaced."""
+        return replace(self, graph=self.graph.copy())
+
+    def with_graph(self, graph: gs.Graph) -> Model:
+        """The same header and sizes around another graph; nothing inferred is carried over."""
+        return replace(self, graph=graph)
+
+    def proto(self, weights: bool = True) -> ModelProto:
+        """The ONNX protobuf; without ``weights`` large tensors keep only their shape and type."""
+        model = ModelProto()
+        model.CopyFrom(self.header)
+        model.graph.node.extend(_export_node(node) for node in self.graph.nodes)
+        for tensor in self.constants.values():
+            if isinstance(tensor._values, SparseValues):
+                model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+            elif weights or int(np.prod(tensor.shape)) <= SHAPE_VALUES:
+                model.graph.initializer.append(_export_tensor(tensor))
+            else:
+                hollow = TensorProto(name=tensor.name, data_type=_onnx_dtype(tensor), dims=tensor.shape)
+                model.graph.initializer.append(hollow)
+        # An output may be an initializer or an input that no node reads.
+        present = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
+        for tensor in self.graph.outputs:
+            if isinstance(tensor, gs.Constant) and tensor.name not in present:
+                model.graph.initializer.append(_export_tensor(tensor))
+        return model
+
+
+def load(
+    source: str | os.PathLike[str] | ModelProto,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dim_params: Mapping[str, int] | None = None,
+) -> Model:
+    """Read, check and normalise an ONNX model.
+
+    Args:
+        source: a path or a protobuf; a protobuf is not changed.
+        input_shapes: concrete shapes for inputs with symbolic dimensions.
+        dim_params: concrete sizes of symbolic dimensions by name. What neither names is 1 on the first axis, 224 on the
+            image axes of a rank-4 input and 64 elsewhere.
+
+    Raises:
+        InvalidModelError: the file is missing, unreadable, no valid ONNX, or newer than the installed packages know.
+        UsageError: ``input_shapes`` or ``dim_params`` do not fit the model's inputs.
+    """
+    if isinstance(source, ModelProto):
+        proto, name, external = ModelProto(), "model", False
+        proto.CopyFrom(source)
+        _check(proto, proto, name)
+    else:
+        path = Path(source)
+        proto, external = _read(path)
+        name = path.stem
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    initializers = {t.name for t in proto.graph.initializer} | {t.values.name for t in proto.graph.sparse_initializer}
+    inputs = [info for info in proto.graph.input if info.name not in initializers]
+
+    header = ModelProto()
+    header.CopyFrom(_without_body(proto))
+    header.graph.input.extend(inputs)
+    header.ir_version = max(header.ir_version, 4)  # from 4 on, initializers need not be listed as inputs
+    shapes = _bind(inputs, dict(input_shapes or {}), dict(dim_params or {}))
+
+    asides = [_set_aside(node) for node in proto.graph.node]
+    graph = gs.import_onnx(proto)
+    tensors = graph.tensors()
+    for info in proto.graph.initializer:  # read by bodies only
+        tensors.setdefault(info.name, gs.Constant(info.name, LazyValues(info)))
+    tensors.update({t.name: t for t in graph.inputs})
+    for node, (attributes, captured) in zip(graph.nodes, asides, strict=True):
+        if attributes:
+            names = [n for n in captured if n in tensors]
+            node.inputs.extend(tensors[n] for n in names)
+            node.attrs[_ASIDE] = _Aside(tuple(attributes), len(names))
+    _absorb_constant_nodes(graph)
+    return Model(graph, header, shapes, external, name)
+
+
+def save(model: Model, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the model beside its destination, then move it into place.
+
+    Args:
+        model: what to write; inputs, outputs, opset and metadata are as they were loaded.
+        path: the file; with external data the weights go to ``path`` + ``.data``.
+        metadata: entries to add to ``metadata_props``.
+
+    Raises:
+        OutputError: the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    proto = model.proto()
+    _refresh_value_info(model, proto)
+    for key, value in (metadata or {}).items():
+        entry = next((e for e in proto.metadata_props if e.key == key), None) or proto.metadata_props.add(key=key)
+        entry.value = value
+    external = model.external or sum(len(t.raw_data) for t in proto.graph.initializer) > LARGEST_INLINE
+    try:
+        with tempfile.TemporaryDirectory(prefix=".graphprune-", dir=path.parent) as folder:
+            beside = Path(folder) / path.name
+            if external:
+                location = path.name + ".data"
+                onnx.save_model(proto, str(beside), save_as_external_data=True, location=location, size_threshold=1024)
+                if (Path(folder) / location).exists():  # absent when every tensor is below the threshold
+                    os.replace(Path(folder) / location, path.parent / location)
+            else:
+                beside.write_bytes(proto.SerializeToString(deterministic=True))
+            os.replace(beside, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", "choose another place with -o") from error
+
+
+def symbolic_axes(info: ValueInfoProto) -> set[int]:
+    """The axes of an interface tensor whose size the file leaves open."""
+    return {k for k, dim in enumerate(info.type.tensor_type.shape.dim) if not dim.HasField("dim_value")}
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def _read(path: Path) -> tuple[ModelProto, bool]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidModelError(
+            f"cannot read {path}: {error.strerror or error}", "give the path of an ONNX file"
+        ) from error
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidModelError(
+            f"{path} is not an ONNX file, or is truncated", "check the file with `onnx.checker` or export it again"
+        ) from error
+    if not proto.ir_version or not proto.HasField("graph"):
+        raise InvalidModelError(f"{path} is not an ONNX model: it holds no graph", "export the model again")
+    external = _check_external(proto, path)
+    _check(proto, str(path), str(path))
+    if external:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    return proto, external
+
+
+def _check_external(proto: ModelProto, path: Path) -> bool:
+    """Whether tensors live outside the file; each of them must lie inside the model's folder, and be complete."""
+    root = path.parent.resolve()
+    found = False
+    for tensor in _tensor_protos(proto):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        found = True
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        file = (root / location).resolve()
+        if not location or not file.is_relative_to(root):
+            raise InvalidModelError(
+                f"{path}: tensor '{tensor.name}' points outside the model's folder ('{location}')",
+                "put the data file beside the model and export it again",
+            )
+        if not file.is_file():
+            raise InvalidModelError(
+                f"{path}: tensor '{tensor.name}' needs the external data file '{location}', which is missing",
+                "copy it beside the model",
+            )
+        if int(entries.get("offset", 0)) + int(entries.get("length", 0)) > file.stat().st_size:
+            raise InvalidModelError(
+                f"{path}: external data file '{location}' is too short for tensor '{tensor.name}'",
+                "copy it again: it is truncated",
+            )
+    return found
+
+
+def _tensor_protos(proto: ModelProto) -> Iterator[TensorProto]:
+    def of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from [attribute.t, *attribute.tensors]
+                for body in [attribute.g, *attribute.graphs]:
+                    yield from of_graph(body)
+
+    yield from of_graph(proto.graph)
+
+
+def _check(proto: ModelProto, subject: ModelProto | str, name: str) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx") and not OLDEST_OPSET <= entry.version <= newest:
+            hint = "install a newer onnx" if entry.version > newest else "convert it with onnx.version_converter"
+            raise InvalidModelError(
+                f"{name} uses opset {entry.version}; this installation knows {OLDEST_OPSET} to {newest}", hint
+            )
+    try:
+        onnx.checker.check_model(subject)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        first = " ".join(str(error).split("\n\n")[0].split())
+        raise InvalidModelError(f"{name} is not valid ONNX: {first}", "export the model again") from error
+
+
+def _without_body(proto: ModelProto) -> ModelProto:
+    """All of a model but its nodes, weights, inputs and inferred shapes, without copying the weights."""
+    header = ModelProto()
+    for descriptor, value in proto.ListFields():
+        if descriptor.name in ("graph", "functions"):
+            continue
+        target = getattr(header, descriptor.name)
+        if hasattr(target, "extend"):
+            target.extend(value)
+        elif hasattr(target, "CopyFrom"):
+            target.CopyFrom(value)
+        else:
+            setattr(header, descriptor.name, value)
+    graph = proto.graph
+    header.graph.name, header.graph.doc_string = graph.name, graph.doc_string
+    header.graph.output.extend(graph.output)
+    header.graph.metadata_props.extend(graph.metadata_props)
+    header.graph.quantization_annotation.extend(graph.quantization_annotation)
+    if graph.value_info:  # remembered only as a wish to have them: see _refresh_value_info
+        header.graph.value_info.add().CopyFrom(graph.value_info[0])
+    return header
+
+
+def _bind(
+    inputs: list[ValueInfoProto], shapes: dict[str, tuple[int, ...]], params: dict[str, int]
+) -> dict[str, tuple[int, ...]]:
+    bound = {}
+    names = {info.name for info in inputs}
+    if stray := sorted(set(shapes) - names):
+        raise UsageError(f"no input is called '{stray[0]}'", f"the inputs are {', '.join(sorted(names))}")
+    known = {d.dim_param for info in inputs for d in info.type.tensor_type.shape.dim if d.dim_param}
+    if stray := sorted(set(params) - known):
+        raise UsageError(
+            f"no symbolic dimension is called '{stray[0]}'", f"the model has {', '.join(sorted(known)) or 'none'}"
+        )
+    for info in inputs:
+        dims = info.type.tensor_type.shape.dim
+        given = shapes.get(info.name)
+        if given is not None and len(given) != len(dims) and info.type.tensor_type.HasField("shape"):
+            raise UsageError(f"input '{info.name}' has rank {len(dims)}, but {len(given)} sizes were given", "")
+        if given is not None and not info.type.tensor_type.HasField("shape"):
+            bound[info.name] = tuple(given)
+            continue
+        sizes = []
+        for axis, dim in enumerate(dims):
+            if dim.HasField("dim_value"):
+                size = dim.dim_value
+                if given is not None and given[axis] != size:
+                    raise UsageError(f"axis {axis} of input '{info.name}' is fixed to {size}, not {given[axis]}", "")
+            elif given is not None:
+                size = given[axis]
+                if dim.dim_param:  # one name, one size: the other inputs follow
+                    params.setdefault(dim.dim_param, size)
+            else:
+                guess = 1 if axis == 0 else 224 if len(dims) == 4 and axis >= 2 else 64
+                size = params.setdefault(dim.dim_param, guess) if dim.dim_param else guess
+            sizes.append(int(size))
+        bound[info.name] = tuple(sizes)
+    return bound
+
+
+def _set_aside(node: NodeProto) -> tuple[list[AttributeProto], list[str]]:
+    """Take the attributes graphsurgeon cannot carry out of ``node``; with the outer names that its bodies read."""
+    aside: list[AttributeProto] = []
+    captured: dict[str, None] = {}
+    for attribute in node.attribute:
+        carried = attribute.type in _CARRIED or len(getattr(attribute, _CARRIED_LISTS.get(attribute.type, ""), ()))
+        if carried and not attribute.ref_attr_name:
+            continue
+        copy = AttributeProto()
+        copy.CopyFrom(attribute)
+        aside.append(copy)
+        for body in [attribute.g, *attribute.graphs]:
+            captured |= dict.fromkeys(_reads(body))
+    if aside:
+        kept = [a for a in node.attribute if not any(a.name == b.name for b in aside)]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    return aside, list(captured)
+
+
+def _reads(body: onnx.GraphProto) -> Iterator[str]:
+    """Names a body reads but does not define."""
+    local = {i.name for i in body.input} | {t.name for t in body.initializer}
+    local |= {t.values.name for t in body.sparse_initializer} | {o for n in body.node for o in n.output}
+    for node in body.node:
+        inner = [b for a in node.attribute for b in [a.g, *a.graphs]]
+        for name in [*node.input, *(r for b in inner for r in _reads(b))]:
+            if name and name not in local:
+                yield name
+    yield from (o.name for o in body.output if o.name not in local)
+
+
+def _absorb_constant_nodes(graph: gs.Graph) -> None:
+    """Turn ``Constant`` nodes into initializers; the sparse kind stays a node."""
+    kept = []
+    for node in graph.nodes:
+        if node.op != "Constant" or node.domain not in (None, "", "ai.onnx") or not node.attrs or _ASIDE in node.attrs:
+            kept.append(node)
+            continue
+        kind, value = next(iter(node.attrs.items()))
+        if isinstance(value, gs.Constant):
+            values = value._values
+            if isinstance(values, LazyValues):
+                values.tensor.name = node.outputs[0].name
+        else:
+            dtype = {
+                "value_int": np.int64,
+                "value_ints": np.int64,
+                "value_float": np.float32,
+                "value_floats": np.float32,
+            }
+            values = np.array(value, dtype=dtype.get(kind, object))
+        output = node.outputs[0]
+        node.outputs.clear()
+        output.to_constant(values)
+    graph.nodes[:] = kept
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def _export_node(node: gs.Node) -> NodeProto:
+    aside = node.attrs.get(_ASIDE)
+    if aside is None:
+        return OnnxExporter.export_node(node)
+    names = [t.name for t in node.inputs]
+    proto = onnx.helper.make_node(
+        node.op,
+        names[: len(names) - aside.captured],
+        [t.name for t in node.outputs],
+        name=node.name,
+        domain=node.domain,
+    )
+    proto.attribute.extend(OnnxExporter.export_attributes({k: v for k, v in node.attrs.items() if k != _ASIDE}))
+    proto.attribute.extend(aside.attributes)
+    return proto
+
+
+def _export_tensor(tensor: gs.Constant) -> TensorProto:
+    if isinstance(tensor._values, LazyValues):
+        proto = tensor._values.tensor
+        if proto.name == tensor.name and proto.data_location != TensorProto.EXTERNAL:
+            return proto
+        copy = TensorProto()
+        copy.CopyFrom(proto)
+        copy.name = tensor.name
+        copy.data_location = TensorProto.DEFAULT
+        del copy.external_data[:]
+        return copy
+    return onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
+
+
+def _onnx_dtype(tensor: gs.Constant) -> int:
+    if isinstance(tensor._values, LazyValues):
+        return tensor._values.tensor.data_type
+    return onnx.helper.np_dtype_to_tensor_dtype(tensor.values.dtype)
+
+
+def _refresh_value_info(model: Model, proto: ModelProto) -> None:
+    """Replace the stale inferred shapes of the original by those of this graph, if the original carried any."""
+    wanted = len(proto.graph.value_info) > 0
+    del proto.graph.value_info[:]
+    if wanted:
+        hollow = model.proto(weights=False)
+        del hollow.graph.value_info[:]
+        proto.graph.value_info.extend(onnx.shape_inference.infer_shapes(hollow, data_prop=True).graph.value_info)
+
+
+# -------------------------------------------------------------------------------------------------------- inference
+
+
+def _infer_shapes(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, Shape]:
+    """Shapes by onnx's shape inference with data propagation; weights stay out of it."""
+    proto = model.proto(weights=False)
+    del proto.graph.value_info[:]
+    if input_shapes is not None:
+        for info in proto.graph.input:
+            if info.type.HasField("tensor_type") and info.name in input_shapes:
+                info.type.tensor_type.shape.CopyFrom(
+                    onnx.helper.make_tensor_value_info("", 1, input_shapes[info.name]).type.tensor_type.shape
+                )
+        for info in proto.graph.output:  # what is declared for other sizes must not contradict these
+            for dim in info.type.tensor_type.shape.dim:
+                dim.Clear()
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=input_shapes is not None, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        text = " ".join(str(error).split())
+        raise InvalidModelError(
+            f"{model.name}: shapes do not fit: {text[:300]}",
+            "give real input sizes with --input-shape NAME:1,3,224,224",
+        ) from error
+    shapes: dict[str, Shape] = {name: tuple(int(n) for n in t.shape) for name, t in model.constants.items()}
+    for info in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
+        if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
+            dims = info.type.tensor_type.shape.dim
+            shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+    return shapes

@@ -1,0 +1,23 @@
+"""The one table of operator knowledge: what each operator couples, how it is repaired after a cut, what it costs.
+
+To add an operator, write its ties in the file of its domain and list it in that file's ``RULES``. Operators of the
+default ONNX domain go by their name, others by ``domain.Name``. An operator that is not here pins all it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from graphprune.rules import convolution, elementwise, linear, movement, normalization, reduction
+from graphprune.rules.base import Call, Dim, Kept, Operand, Pin, Rule, Tie, Ties
+
+RULES: Mapping[str, Rule] = {
+    **convolution.RULES,
+    **elementwise.RULES,
+    **linear.RULES,
+    **movement.RULES,
+    **normalization.RULES,
+    **reduction.RULES,
+}
+
+__all__ = ["RULES", "Call", "Dim", "Kept", "Operand", "Pin", "Rule", "Tie", "Ties"]

@@ -1,0 +1,205 @@
+"""The vocabulary of the operator table: what a rule sees of a node, and what it says.
+
+A rule speaks in *ties*. ``Tie(a, b, at_a, at_b)``: position ``at_a[k]`` of axis ``a`` lives and dies with position
+``at_b[k]`` of axis ``b``. Whatever a rule does not speak of is pinned, so an incomplete rule prunes less,
+never wrongly:
+
+* an axis of an input or output that no tie mentions may not be cut;
+* a position of an output axis that no tie covers may not be cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+
+class Dim(NamedTuple):
+    """One axis of one tensor."""
+
+    tensor: str
+    axis: int
+
+    def __str__(self) -> str:
+        return f"{self.tensor}[{self.axis}]"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tie:
+    """Position ``at_a[k]`` of ``a`` lives and dies with position ``at_b[k]`` of ``b``; both arrays are int64 [k]."""
+
+    a: Dim
+    b: Dim
+    at_a: np.ndarray
+    at_b: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """``dim`` may not be cut, and why; said aloud where silence would leave the user guessing."""
+
+    dim: Dim
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A tensor at a node: its name, its concrete shape, and its values when they are known."""
+
+    name: str
+    shape: tuple[int, ...]
+    constant: gs.Constant | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values of a constant operand."""
+        assert self.constant is not None
+        return np.asarray(self.constant.values)
+
+    def dim(self, axis: int) -> Dim:
+        """The axis as a ``Dim``; negative axes count from the end."""
+        return Dim(self.name, axis % self.rank)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A node as its rule sees it: all operands have a name and a fully known shape; an omitted one is ``None``."""
+
+    op: str
+    name: str
+    inputs: tuple[Operand | None, ...]
+    outputs: tuple[Operand | None, ...]
+    attrs: Mapping[str, Any]
+    opset: int
+
+    @property
+    def x(self) -> Operand:
+        """The first input."""
+        assert self.inputs[0] is not None
+        return self.inputs[0]
+
+    @property
+    def y(self) -> Operand:
+        """The first output."""
+        assert self.outputs[0] is not None
+        return self.outputs[0]
+
+    def input(self, index: int) -> Operand | None:
+        """The input at ``index``, ``None`` where it is omitted."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    @cached_property
+    def present(self) -> tuple[Operand, ...]:
+        """Inputs and outputs that are not omitted."""
+        return tuple(o for o in (*self.inputs, *self.outputs) if o is not None)
+
+    def ints(self, attribute: str, index: int) -> list[int] | None:
+        """A list of integers that older opsets keep in ``attribute`` and newer ones in constant input ``index``.
+
+        ``None`` where neither is given, or where the input is computed at run time.
+        """
+        if attribute in self.attrs:
+            value = self.attrs[attribute]
+            return [int(v) for v in value] if isinstance(value, Iterable) else [int(value)]
+        operand = self.input(index)
+        if operand is None or operand.constant is None:
+            return None
+        return [int(v) for v in operand.values.reshape(-1)]
+
+
+# Old numbers of the positions that stay on an axis, ascending.
+Kept = Callable[[Operand, int], np.ndarray]
+Ties = Iterator[Tie | Pin]
+
+
+def _no_macs(call: Call) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """All that is known of an operator.
+
+    Attributes:
+        ties: what the operator couples.
+        repair: rewrites attributes or constant integer inputs of the copied node after a cut; ``call`` has the shapes
+            from before.
+        macs: multiply-accumulates of one call at its shapes.
+        neutral: for an input index, the value that stands for "absent" where 0 would divide by zero.
+    """
+
+    ties: Callable[[Call], Ties]
+    repair: Callable[[gs.Node, Call, Kept], None] | None = None
+    macs: Callable[[Call], int] = _no_macs
+    neutral: Mapping[int, float] = field(default_factory=dict)
+
+
+def tie(
+    a: Operand, axis_a: int, b: Operand, axis_b: int, at_a: np.ndarray | None = None, at_b: np.ndarray | None = None
+) -> Tie:
+    """Tie two axes, position by position unless given otherwise."""
+    if at_a is None:
+        at_a = np.arange(a.shape[axis_a])
+    if at_b is None:
+        at_b = np.arange(b.shape[axis_b])
+    assert len(at_a) == len(at_b), f"{a.name}[{axis_a}] and {b.name}[{axis_b}] do not pair up"
+    return Tie(a.dim(axis_a), b.dim(axis_b), at_a, at_b)
+
+
+def cover(a: Operand, axis: int, at: np.ndarray) -> Tie:
+    """Declare positions of an output axis that come from no input but may go all the same."""
+    return Tie(a.dim(axis), a.dim(axis), at, at)
+
+
+def tie_all(a: Operand, b: Operand) -> Ties:
+    """Tie every axis of two tensors of one rank wherever the sizes agree."""
+    for axis in range(b.rank):
+        if a.shape[axis] == b.shape[axis]:
+            yield tie(a, axis, b, axis)
+
+
+def normal_axis(axis: int, rank: int) -> int:
+    """An axis counted from the front."""
+    return int(axis) % rank if rank else 0
+
+
+def set_ints(node: gs.Node, attribute: str, index: int, values: Iterable[int]) -> None:
+    """Replace a list of integers where the node keeps it: in ``attribute`` or in constant input ``index``."""
+    values = [int(v) for v in values]
+    if attribute in node.attrs:
+        node.attrs[attribute] = values
+        return
+    name = f"{node.outputs[0].name}:{attribute}"
+    replacement = gs.Constant(name, np.asarray(values, np.int64))
+    if index < len(node.inputs):
+        node.inputs[index] = replacement
+    else:
+        node.inputs.append(replacement)
+
+
+def runs(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
+    """Split two shapes of equal product into the smallest runs of axes of equal product, axes of size 1 left out."""
+    a = [k for k, n in enumerate(shape_a) if n != 1]
+    b = [k for k, n in enumerate(shape_b) if n != 1]
+    while a and b:
+        i = j = 1
+        while (left := prod(shape_a[k] for k in a[:i])) != (right := prod(shape_b[k] for k in b[:j])):
+            if left < right:
+                i += 1
+            else:
+                j += 1
+            if i > len(a) or j > len(b):
+                return
+        yield a[:i], b[:j]
+        a, b = a[i:], b[j:]

@@ -1,0 +1,108 @@
+"""Operators that treat every element alike: all axes pass through, broadcast ones stay behind."""
+
+from __future__ import annotations
+
+from graphprune.rules.base import Call, Operand, Rule, Ties, tie, tie_all
+
+
+def _broadcast_ties(call: Call) -> Ties:
+    """Numpy broadcasting: axes are aligned from the end; an input axis of size 1 serves every position."""
+    for x in call.inputs:
+        if x is not None:
+            yield from _aligned(x, call.y)
+
+
+def _aligned(x: Operand, y: Operand) -> Ties:
+    for back in range(1, x.rank + 1):
+        if x.shape[-back] == y.shape[-back]:
+            yield tie(x, x.rank - back, y, y.rank - back)
+
+
+def _prelu_ties(call: Call) -> Ties:
+    """The slope is broadcast to x."""
+    x, y = call.x, call.y
+    yield from tie_all(x, y)
+    slope = call.inputs[1]
+    assert slope is not None
+    yield from _aligned(slope, y)
+
+
+def _unary_ties(call: Call) -> Ties:
+    """Only the first input is data; what follows (bounds, ratios) is scalar. All outputs have its shape."""
+    for y in call.outputs:
+        if y is not None:
+            yield from tie_all(call.x, y)
+
+
+_UNARY = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Mish",
+    "Neg",
+    "Not",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+]
+_BROADCAST = [
+    "Add",
+    "And",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Mean",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "Pow",
+    "Sub",
+    "Sum",
+    "Where",
+    "Xor",
+]
+
+RULES = {
+    **dict.fromkeys(_UNARY, Rule(_unary_ties)),
+    **dict.fromkeys(_BROADCAST, Rule(_broadcast_ties)),
+    "Div": Rule(_broadcast_ties, neutral={1: 1.0}),
+    "PRelu": Rule(_prelu_ties),
+}

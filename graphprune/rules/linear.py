@@ -1,0 +1,63 @@
+"""Matrix products: rows and columns pass through, the axis summed over meets its weights."""
+
+from __future__ import annotations
+
+from math import prod
+
+from graphprune.rules.base import Call, Operand, Pin, Rule, Ties, tie
+
+
+def _contraction(a: Operand, axis_a: int, b: Operand, axis_b: int) -> Ties:
+    """The axis summed over may shrink only where one side is a weight, which zeroing silences for certain."""
+    if a.constant is not None or b.constant is not None:
+        yield tie(a, axis_a, b, axis_b)
+    else:
+        yield Pin(a.dim(axis_a), "summed over in a product of two computed tensors")
+        yield Pin(b.dim(axis_b), "summed over in a product of two computed tensors")
+
+
+def _second(call: Call) -> Operand:
+    second = call.inputs[1]
+    assert second is not None
+    return second
+
+
+def _gemm_ties(call: Call) -> Ties:
+    a, b, y = call.x, _second(call), call.y
+    rows, inner = (1, 0) if call.attrs.get("transA", 0) else (0, 1)
+    inner_b, columns = (1, 0) if call.attrs.get("transB", 0) else (0, 1)
+    yield tie(a, rows, y, 0)
+    yield tie(b, columns, y, 1)
+    yield from _contraction(a, inner, b, inner_b)
+    if (c := call.input(2)) is not None:
+        for back in range(1, c.rank + 1):
+            if c.shape[-back] == y.shape[-back]:
+                yield tie(c, c.rank - back, y, 2 - back)
+
+
+def _matmul_ties(call: Call) -> Ties:
+    a, b, y = call.x, _second(call), call.y
+    yield from _contraction(a, a.rank - 1, b, max(b.rank - 2, 0))
+    if b.rank > 1 and y.rank:
+        yield tie(b, b.rank - 1, y, y.rank - 1)
+    if a.rank > 1 and y.rank:
+        yield tie(a, a.rank - 2, y, y.rank - (2 if b.rank > 1 else 1))
+    if a.rank > 1 and b.rank > 1:
+        for operand in (a, b):
+            for back in range(3, operand.rank + 1):
+                if operand.shape[-back] == y.shape[-back]:
+                    yield tie(operand, operand.rank - back, y, y.rank - back)
+
+
+def _gemm_macs(call: Call) -> int:
+    return prod(call.y.shape) * call.x.shape[0 if call.attrs.get("transA", 0) else 1]
+
+
+def _matmul_macs(call: Call) -> int:
+    return prod(call.y.shape) * call.x.shape[-1]
+
+
+RULES = {
+    "Gemm": Rule(_gemm_ties, macs=_gemm_macs),
+    "MatMul": Rule(_matmul_ties, macs=_matmul_macs),
+}

@@ -1,0 +1,258 @@
+"""Operators that move data without computing: the tie is where each position goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphprune.rules.base import (
+    Call,
+    Kept,
+    Pin,
+    Rule,
+    Ties,
+    cover,
+    normal_axis,
+    runs,
+    set_ints,
+    tie,
+)
+
+
+def _concat_ties(call: Call) -> Ties:
+    y = call.y
+    at = normal_axis(call.attrs.get("axis", 1), y.rank)
+    start = 0
+    for x in call.inputs:
+        if x is None:
+            continue
+        for axis in range(y.rank):
+            if axis == at:
+                own = np.arange(x.shape[axis])
+                yield tie(x, axis, y, axis, own, start + own)
+                start += x.shape[axis]
+            else:
+                yield tie(x, axis, y, axis)
+
+
+def _split_axis(call: Call) -> int:
+    return normal_axis(call.attrs.get("axis", 0), call.x.rank)
+
+
+def _split_ties(call: Call) -> Ties:
+    x, at, start = call.x, _split_axis(call), 0
+    sizes = call.input(1)
+    repairable = sizes is None or sizes.constant is not None
+    for y in call.outputs:
+        if y is None:
+            return  # without its size the positions of the later outputs are unknown
+        for axis in range(x.rank):
+            if axis != at:
+                yield tie(x, axis, y, axis)
+            elif repairable:
+                own = np.arange(y.shape[axis])
+                yield tie(y, axis, x, axis, own, start + own)
+        start += y.shape[at]
+
+
+def _split_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    if len(kept(call.x, _split_axis(call))) == call.x.shape[_split_axis(call)]:
+        return
+    node.attrs.pop("num_outputs", None)
+    if call.opset < 13:
+        node.attrs.setdefault("split", [])
+    set_ints(node, "split", 1, [len(kept(y, _split_axis(call))) for y in call.outputs if y is not None])
+
+
+def _slices(call: Call) -> dict[int, tuple[int, int]] | None:
+    """Axis → (start, step) of a Slice, counted from the front; ``None`` where they are computed at run time."""
+    starts, ends = call.ints("starts", 1), call.ints("ends", 2)
+    if starts is None or ends is None:
+        return None
+    axes, steps = call.ints("axes", 3), call.ints("steps", 4)
+    if (axes is None and call.input(3) is not None) or (steps is None and call.input(4) is not None):
+        return None
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    found = {}
+    for axis, start, step in zip(axes, starts, steps, strict=True):
+        axis = normal_axis(axis, call.x.rank)
+        size = call.x.shape[axis]
+        start = start + size if start < 0 else start
+        found[axis] = (min(max(start, 0), size if step > 0 else size - 1), step)
+    return found
+
+
+def _slice_ties(call: Call) -> Ties:
+    if (slices := _slices(call)) is None:
+        return
+    for axis in range(call.x.rank):
+        start, step = slices.get(axis, (0, 1))
+        if step == 1:
+            own = np.arange(call.y.shape[axis])
+            yield tie(call.y, axis, call.x, axis, own, start + own)
+        else:
+            yield Pin(call.x.dim(axis), f"sliced with step {step}")
+
+
+def _slice_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    """Move the bounds of the axes that were cut; the others may be symbolic and keep theirs."""
+    slices, starts, ends = _slices(call), call.ints("starts", 1), call.ints("ends", 2)
+    assert slices is not None
+    assert starts is not None
+    assert ends is not None
+    for k, (axis, (start, _)) in enumerate(slices.items()):
+        left = kept(call.x, axis)
+        if len(left) != call.x.shape[axis]:
+            starts[k] = int(np.searchsorted(left, start))
+            ends[k] = starts[k] + len(kept(call.y, axis))
+    set_ints(node, "starts", 1, starts)
+    set_ints(node, "ends", 2, ends)
+
+
+def _reshape_ties(call: Call) -> Ties:
+    """Runs of axes that merge or split: the merged axis goes with the outermost axis of the run it is made of."""
+    shape = call.input(1)
+    if call.op == "Reshape" and (shape is None or shape.constant is None):
+        for operand in (call.x, call.y):
+            for axis in range(operand.rank):
+                yield Pin(operand.dim(axis), "reshaped to a shape computed at run time")
+        return
+    x, y = call.x, call.y
+    for of_x, of_y in runs(x.shape, y.shape):
+        if len(of_x) > 1 and len(of_y) > 1:
+            continue
+        a, b = of_x[0], of_y[0]
+        whole = max(x.shape[a], y.shape[b])
+        at = np.arange(whole)
+        yield tie(x, a, y, b, at // (whole // x.shape[a]), at // (whole // y.shape[b]))
+
+
+def _reshape_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    """Spell out the new size of every axis that was cut; 0 and -1 elsewhere keep their meaning."""
+    shape = call.ints("shape", 1)
+    assert shape is not None
+    for axis in range(call.y.rank):
+        size = len(kept(call.y, axis))
+        copied = shape[axis] == 0 and not call.attrs.get("allowzero", 0)
+        if size != call.y.shape[axis] or (copied and size != len(kept(call.x, axis))):
+            shape[axis] = size
+    set_ints(node, "shape", 1, shape)
+
+
+def _transpose_ties(call: Call) -> Ties:
+    x, y = call.x, call.y
+    for to, axis in enumerate(call.attrs.get("perm") or range(x.rank)[::-1]):
+        yield tie(x, axis, y, to)
+
+
+def _renumbered_ties(call: Call) -> Ties:
+    """Squeeze and Unsqueeze: the axes of size above 1 stay in order."""
+    wide_x = [k for k, n in enumerate(call.x.shape) if n != 1]
+    wide_y = [k for k, n in enumerate(call.y.shape) if n != 1]
+    for a, b in zip(wide_x, wide_y, strict=True):
+        yield tie(call.x, a, call.y, b)
+
+
+def _pads(call: Call) -> list[tuple[int, int]] | None:
+    """(before, after) for each axis; ``None`` where computed at run time."""
+    pads = call.ints("pads", 1)
+    if pads is None:
+        return None
+    axes = call.ints("axes", 3)
+    if axes is None:
+        if call.input(3) is not None:
+            return None
+        axes = list(range(call.x.rank))
+    found = [(0, 0)] * call.x.rank
+    for k, axis in enumerate(axes):
+        found[normal_axis(axis, call.x.rank)] = (pads[k], pads[k + len(axes)])
+    return found
+
+
+def _pad_ties(call: Call) -> Ties:
+    """Positions pass through shifted; constant padding belongs to nobody and may go, a reflection is pinned."""
+    if (pads := _pads(call)) is None:
+        return
+    constant = call.attrs.get("mode", "constant") == "constant"
+    for axis, (before, after) in enumerate(pads):
+        size_x, size_y = call.x.shape[axis], call.y.shape[axis]
+        if (before, after) == (0, 0):
+            yield tie(call.x, axis, call.y, axis)
+        elif before < 0 or after < 0 or not constant:
+            yield Pin(call.x.dim(axis), "padded by other than constants")
+            yield Pin(call.y.dim(axis), "padded by other than constants")
+        else:
+            own = np.arange(size_x)
+            yield tie(call.x, axis, call.y, axis, own, before + own)
+            edge = np.r_[np.arange(before), np.arange(size_y - after, size_y)]
+            yield cover(call.y, axis, edge)
+
+
+def _pad_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    pads = _pads(call)
+    assert pads is not None
+    new = []
+    for axis, (before, after) in enumerate(pads):
+        left = kept(call.y, axis)
+        if before >= 0 and after >= 0:
+            before, after = int((left < before).sum()), int((left >= call.y.shape[axis] - after).sum())
+        new.append((before, after))
+    axes = call.ints("axes", 3) or range(call.x.rank)
+    new = [new[normal_axis(a, call.x.rank)] for a in axes]
+    set_ints(node, "pads", 1, [b for b, _ in new] + [a for _, a in new])
+
+
+def _indices(call: Call) -> np.ndarray | None:
+    """Constant indices of a Gather, counted from the front."""
+    indices = call.inputs[1]
+    if indices is None or indices.constant is None:
+        return None
+    size = call.x.shape[normal_axis(call.attrs.get("axis", 0), call.x.rank)]
+    values = indices.values.astype(np.int64)
+    return np.where(values < 0, values + size, values)
+
+
+def _gather_ties(call: Call) -> Ties:
+    x, y = call.x, call.y
+    at = normal_axis(call.attrs.get("axis", 0), x.rank)
+    indices = call.inputs[1]
+    assert indices is not None
+    for axis in range(x.rank):
+        if axis < at:
+            yield tie(x, axis, y, axis)
+        elif axis > at:
+            yield tie(x, axis, y, axis + indices.rank - 1)
+    picked = _indices(call)
+    if picked is not None and picked.ndim == 1 and len(np.unique(picked)) == len(picked):
+        yield tie(y, at, x, at, np.arange(len(picked)), picked)
+    elif picked is None and y.rank >= at + indices.rank:
+        for axis in range(indices.rank):
+            yield tie(indices, axis, y, at + axis)
+
+
+def _gather_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    """Renumber constant indices into what is left of the axis they count on."""
+    picked = _indices(call)
+    if picked is None:
+        return
+    at = normal_axis(call.attrs.get("axis", 0), call.x.rank)
+    left = kept(call.x, at)
+    if picked.ndim == 1 and call.y.shape[at] == len(picked):
+        picked = picked[kept(call.y, at)]
+    renumbered = np.searchsorted(left, picked)
+    node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:indices", renumbered.astype(np.int64).reshape(picked.shape))
+
+
+RULES = {
+    "Concat": Rule(_concat_ties),
+    "Split": Rule(_split_ties, _split_repair),
+    "Slice": Rule(_slice_ties, _slice_repair),
+    "Flatten": Rule(_reshape_ties),
+    "Reshape": Rule(_reshape_ties, _reshape_repair),
+    "Transpose": Rule(_transpose_ties),
+    "Squeeze": Rule(_renumbered_ties),
+    "Unsqueeze": Rule(_renumbered_ties),
+    "Pad": Rule(_pad_ties, _pad_repair),
+    "Gather": Rule(_gather_ties, _gather_repair),
+}

@@ -1,0 +1,64 @@
+"""Normalisations: per-channel ones own parameters; those that mix an axis pin it."""
+
+from __future__ import annotations
+
+from graphprune.rules.base import Call, Pin, Rule, Ties, normal_axis, tie, tie_all
+
+
+def _batch_norm_ties(call: Call) -> Ties:
+    """Ioffe & Szegedy 2015: a channel owns its scale, bias, mean and variance."""
+    yield from tie_all(call.x, call.y)
+    for parameter in call.inputs[1:]:
+        if parameter is not None:
+            yield tie(parameter, 0, call.y, 1)
+    for running in call.outputs[1:]:  # written in training mode only
+        if running is not None:
+            yield tie(running, 0, call.y, 1)
+
+
+def _instance_norm_ties(call: Call) -> Ties:
+    """Ulyanov et al. 2016: statistics are taken over the spatial axes, which therefore stay."""
+    yield tie(call.x, 0, call.y, 0)
+    yield tie(call.x, 1, call.y, 1)
+    for parameter in call.inputs[1:]:
+        if parameter is not None:
+            yield tie(parameter, 0, call.y, 1)
+
+
+def _lrn_ties(call: Call) -> Ties:
+    """Krizhevsky et al. 2012: a channel is divided by its neighbours, and cutting one would change who they are."""
+    for axis in range(call.x.rank):
+        if axis == 1:
+            yield Pin(call.x.dim(1), "normalised by its neighbouring channels")
+            yield Pin(call.y.dim(1), "normalised by its neighbouring channels")
+        else:
+            yield tie(call.x, axis, call.y, axis)
+
+
+def _along_axis_ties(call: Call) -> Ties:
+    """Softmax and its kin normalise over one axis; before opset 13 over all axes from it on."""
+    rank = call.x.rank
+    old = call.opset < 13
+    at = normal_axis(call.attrs.get("axis", 1 if old else -1), rank)
+    for axis in range(rank):
+        if axis == at or (old and axis > at):
+            yield Pin(call.x.dim(axis), "normalised over")
+            yield Pin(call.y.dim(axis), "normalised over")
+        else:
+            yield tie(call.x, axis, call.y, axis)
+
+
+def _lp_norm_ties(call: Call) -> Ties:
+    at = normal_axis(call.attrs.get("axis", -1), call.x.rank)
+    for axis in range(call.x.rank):
+        if axis != at:
+            yield tie(call.x, axis, call.y, axis)
+
+
+RULES = {
+    "BatchNormalization": Rule(_batch_norm_ties, neutral={4: 1.0}),
+    "InstanceNormalization": Rule(_instance_norm_ties),
+    "LRN": Rule(_lrn_ties),
+    **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], Rule(_along_axis_ties)),
+    "LpNormalization": Rule(_lp_norm_ties),
+}

@@ -1,0 +1,90 @@
+"""Pooling, resizing and reductions: what they sum over or resample stays, the rest passes through."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from graphprune.rules.base import Call, Kept, Pin, Rule, Ties, normal_axis, set_ints, tie, tie_all
+
+
+def _pool_ties(call: Call) -> Ties:
+    """Batch and channel pass through; the spatial axes are windows and stay. Index outputs follow the values."""
+    for y in call.outputs:
+        if y is not None:
+            yield tie(call.x, 0, y, 0)
+            yield tie(call.x, 1, y, 1)
+
+
+def _max_pool_ties(call: Call) -> Ties:
+    if len(call.outputs) > 1 and call.outputs[1] is not None:
+        # Indices count over the whole tensor, so they change when any channel goes.
+        for operand in (call.x, call.y):
+            yield Pin(operand.dim(1), "numbered by the pool's index output")
+        return
+    yield from _pool_ties(call)
+
+
+def _resize_ties(call: Call) -> Ties:
+    """Axes that keep their size pass through; all stay where the target sizes are computed at run time."""
+    sizes = call.input(3)
+    if sizes is None or sizes.constant is not None:
+        yield from tie_all(call.x, call.y)
+
+
+def _resize_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    """Target sizes that are spelled out follow the axes that were cut."""
+    if (sizes := call.input(3)) is None:
+        return
+    axes = call.attrs.get("axes", range(call.x.rank))
+    new = [
+        len(kept(call.y, axis)) if call.x.shape[axis] == call.y.shape[axis] else size
+        for axis, size in zip((normal_axis(a, call.x.rank) for a in axes), sizes.values, strict=True)
+    ]
+    set_ints(node, "sizes", 3, new)
+
+
+def _reduced_axes(call: Call) -> list[int] | None:
+    """The axes summed over; ``None`` where they are computed at run time."""
+    axes = call.ints("axes", 1)
+    if axes is None:
+        if call.input(1) is not None:
+            return None
+        axes = [] if call.attrs.get("noop_with_empty_axes", 0) else list(range(call.x.rank))
+    elif not axes and not call.attrs.get("noop_with_empty_axes", 0):
+        axes = list(range(call.x.rank))
+    return [normal_axis(a, call.x.rank) for a in axes]
+
+
+def _reduce_ties(call: Call) -> Ties:
+    yield from _reduce_over(call, _reduced_axes(call), bool(call.attrs.get("keepdims", 1)))
+
+
+def _arg_ties(call: Call) -> Ties:
+    axis = normal_axis(call.attrs.get("axis", 0), call.x.rank)
+    yield from _reduce_over(call, [axis], bool(call.attrs.get("keepdims", 1)))
+
+
+def _reduce_over(call: Call, axes: list[int] | None, keepdims: bool) -> Ties:
+    if axes is None:
+        return
+    out = 0
+    for axis in range(call.x.rank):
+        if axis in axes:
+            yield Pin(call.x.dim(axis), "reduced over")
+            out += keepdims
+        else:
+            yield tie(call.x, axis, call.y, out)
+            out += 1
+
+
+_REDUCE = ["Max", "Mean", "Min", "Prod", "Sum", "SumSquare", "L1", "L2", "LogSum", "LogSumExp"]
+
+RULES = {
+    **dict.fromkeys(["AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"], Rule(_pool_ties)),
+    "MaxPool": Rule(_max_pool_ties),
+    "Resize": Rule(_resize_ties, _resize_repair),
+    "Upsample": Rule(_resize_ties),
+    **{f"Reduce{kind}": Rule(_reduce_ties) for kind in _REDUCE},
+    "ArgMax": Rule(_arg_ties),
+    "ArgMin": Rule(_arg_ties),
+}

@@ -1,0 +1,63 @@
+"""What flows through a pipeline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from graphprune.cut import Drop
+from graphprune.groups import Dependencies, Group, analyse
+from graphprune.model import Model
+
+_analyses: WeakKeyDictionary[Model, Dependencies] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The model and what the passes so far have found out about it. Nothing in it is ever changed in place.
+
+    Attributes:
+        model: the current model.
+        scores: importance of each unit, by group name; float64 [units], small is expendable.
+        drop: units chosen for removal, by group name; consumed by ``cut``.
+        include: regular expression; only groups with a matching axis or tensor name are pruned.
+        exclude: regular expression; groups with a matching axis or tensor name are left alone.
+        data: anything a pass leaves for later ones, by a name of its choice.
+    """
+
+    model: Model
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    drop: Drop = field(default_factory=dict)
+    include: str = ""
+    exclude: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dependencies(self) -> Dependencies:
+        """The analysis of the current model, made once per model."""
+        if self.model not in _analyses:
+            _analyses[self.model] = analyse(self.model)
+        return _analyses[self.model]
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that may be pruned: all found, less what the user left out."""
+        return tuple(g for g in self.dependencies.groups if self.selects(g))
+
+    def selects(self, group: Group) -> bool:
+        """Whether ``include`` and ``exclude`` let a group be pruned."""
+        names = [str(dim) for dim in group.labels]
+        included = not self.include or any(re.search(self.include, n) for n in names)
+        return included and not (self.exclude and any(re.search(self.exclude, n) for n in names))
+
+
+class Pass(Protocol):
+    """A step of a pipeline: a frozen dataclass whose fields are its options, called on a state."""
+
+    def __call__(self, state: State) -> State: ...

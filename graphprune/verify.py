@@ -1,0 +1,152 @@
+"""Proof by execution: two models compute the same, in onnxruntime, on seeded inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from graphprune.errors import InvalidModelError
+from graphprune.model import Model
+
+Arrays = Mapping[str, np.ndarray]
+
+# The law's tolerance by the coarsest floating-point type of the graph: a few hundred roundings of its mantissa.
+LAW_RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2}
+# Passes that reorder arithmetic (folding a BatchNorm) round differently at every layer.
+REWRITE_RTOL = {"float64": 1e-8, "float32": 1e-4, "float16": 5e-2}
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """How far two models' outputs are apart.
+
+    Attributes:
+        error: the largest over all outputs of max |a - b| / max |b|; infinite where shapes, NaNs or infinities differ.
+        rtol: what was allowed.
+        outputs: the error of each output.
+        silent: outputs that are constant zero on the reference, which prove nothing.
+    """
+
+    error: float
+    rtol: float
+    outputs: dict[str, float]
+    silent: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.rtol
+
+
+class Runner:
+    """An onnxruntime session over a model, single use of memory: weights are handed over, not kept twice.
+
+    Raises:
+        InvalidModelError: onnxruntime cannot run the model.
+    """
+
+    def __init__(self, model: Model, *, optimise: bool = False, threads: int = 0) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self.session = ort.InferenceSession(
+                model.proto().SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises a class per status code, none of them public
+            raise InvalidModelError(
+                f"{model.name} cannot be run by onnxruntime: {_first_line(error)}",
+                "verification needs a model that onnxruntime runs; check operators, domains and opset",
+            ) from error
+        self._name = model.name
+
+    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        names = [o.name for o in self.session.get_outputs()]
+        try:
+            return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise InvalidModelError(
+                f"{self._name} fails at the analysis sizes: {_first_line(error)}",
+                "give real input sizes with --input-shape NAME:1,3,224,224 or --dim-param NAME=SIZE",
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def seeded_inputs(model: Model, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random inputs at the analysis shapes: standard normal floats, coin flips for booleans, small whole numbers.
+
+    Whole numbers stay below the length of any table they index, so that token ids are legal.
+    """
+    rng = np.random.default_rng(seed)
+    limit = _index_limits(model)
+    inputs: dict[str, np.ndarray] = {}
+    for name, info in model.inputs.items():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        shape = model.input_shapes[name]
+        if dtype.kind == "f":
+            inputs[name] = rng.standard_normal(shape).astype(dtype)
+        elif dtype.kind == "b":
+            inputs[name] = rng.integers(0, 2, shape).astype(dtype)
+        elif dtype.kind in "iu":
+            inputs[name] = rng.integers(0, limit.get(name, 2), shape).astype(dtype)
+        else:
+            raise InvalidModelError(
+                f"{model.name}: no inputs can be made up for '{name}' of type {dtype}",
+                "only numeric inputs are supported",
+            )
+    return inputs
+
+
+def _index_limits(model: Model) -> dict[str, int]:
+    limits: dict[str, int] = {}
+    for node in model.graph.nodes:
+        if node.op == "Gather" and node.inputs[1].name in model.inputs:
+            shape = model.shapes.get(node.inputs[0].name, ())
+            axis = node.attrs.get("axis", 0)
+            if shape and (size := shape[axis]) is not None:
+                name = node.inputs[1].name
+                limits[name] = min(size, limits.get(name, size))
+    return limits
+
+
+def compare(result: Arrays, reference: Arrays, rtol: float) -> Agreement:
+    """Measure how far ``result`` is from ``reference``, output by output."""
+    errors: dict[str, float] = {}
+    silent = []
+    for name, b in reference.items():
+        a = result.get(name)
+        if a is None or a.shape != b.shape or a.dtype != b.dtype:
+            errors[name] = float("inf")
+        elif b.dtype.kind != "f":
+            errors[name] = 0.0 if np.array_equal(a, b) else float("inf")
+        else:
+            a64, b64 = a.astype(np.float64), b.astype(np.float64)
+            finite = np.isfinite(b64)
+            if not np.array_equal(finite, np.isfinite(a64)) or not finite.all():
+                errors[name] = float("inf")  # NaN equals nothing, so nothing is proved
+                continue
+            scale = float(np.abs(b64).max(initial=0.0))
+            apart = float(np.abs(a64 - b64).max(initial=0.0))
+            errors[name] = apart / scale if scale else (0.0 if not apart else float("inf"))
+            if not scale:
+                silent.append(name)
+    return Agreement(max(errors.values(), default=0.0), rtol, errors, silent)
+
+
+def rtol(model: Model, table: Mapping[str, float]) -> float:
+    """The tolerance that fits the coarsest floating-point type among a model's constants and interface."""
+    kinds = {str(c.dtype) for c in model.constants.values()}
+    kinds |= {
+        str(onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
+        for info in [*model.inputs.values(), *model.outputs.values()]
+    }
+    return max((table[k] for k in kinds if k in table), default=table["float32"])
