@@ -54,7 +54,7 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Model:
             constant.values = np.ascontiguousarray(np.compress(~mask, np.asarray(constant.values), axis=dim.axis))
     for tensor in _variables(result.graph):
         tensor.shape = None  # stale: inferred anew when asked for
-    return result.with_graph(result.graph)
+    return result
 
 
 def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Model:

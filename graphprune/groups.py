@@ -1,9 +1,9 @@
 """Which channels live and die together: the dependency graph, its groups, and a reason for every axis left alone.
 
-The dependency graph (a ``networkx.MultiGraph``) has a node for every axis of every tensor and an edge for every tie that
-an operator's rule declares (after Fang et al. 2023, "DepGraph", and Wang et al. 2024, "Structurally Prune Anything",
-with positions in place of layers). Positions connected through ties form a *unit*: remove one, remove all. A *group* is
-a set of units that touch the same axes the same number of times, so that they are interchangeable and compete.
+The dependency graph (a ``networkx.MultiGraph``) has a node for every axis of every tensor and an edge for every tie
+that an operator's rule declares (after Fang et al. 2023, "DepGraph", and Wang et al. 2024, "Structurally Prune
+Anything", with positions in place of layers). Positions connected through ties form a *unit*: remove one, remove all. A
+*group* is a set of units that touch the same axes the same number of times: interchangeable, so that they compete.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from graphprune.model import Model
+from graphprune.model import Model, is_standard
 from graphprune.rules import RULES, Call, Dim, Operand, Pin, Rule, Tie
 
 # Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
@@ -105,7 +105,7 @@ def rule_of(node: gs.Node, rules: Mapping[str, Rule] = RULES) -> Rule | None:
 
 def operator(node: gs.Node) -> str:
     """``Conv`` in the default domain, ``domain.Name`` elsewhere."""
-    return node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}.{node.op}"
+    return node.op if is_standard(node) else f"{node.domain}.{node.op}"
 
 
 def node_name(node: gs.Node) -> str:

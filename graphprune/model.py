@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from graphprune.errors import InvalidModelError, OutputError, UsageError
 
 Shape = tuple[int | None, ...]
+SymbolicShape = tuple[int | str | None, ...]
 
 OLDEST_OPSET = 9
 # Serialised protobufs end at 2 GiB; past this much weight data goes into a file beside the model.
@@ -64,7 +65,6 @@ class Model:
     input_shapes: Mapping[str, tuple[int, ...]]
     external: bool = False
     name: str = "model"
-    requested: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:
@@ -87,9 +87,9 @@ class Model:
         return _infer_shapes(self, self.input_shapes)
 
     @cached_property
-    def symbolic_shapes(self) -> dict[str, Shape]:
-        """Like ``shapes``, with ``None`` wherever the size depends on a symbolic dimension of an input."""
-        return _infer_shapes(self, None)
+    def symbolic_shapes(self) -> dict[str, SymbolicShape]:
+        """Like ``shapes``, with the inputs' dimensions left symbolic: equal names are equal sizes."""
+        return _infer_symbolic(self, None)
 
     @cached_property
     def varying(self) -> set[tuple[str, int]]:
@@ -135,9 +135,31 @@ class Model:
         """A copy whose nodes may be changed; weights are shared until they are replaced."""
         return replace(self, graph=self.graph.copy())
 
-    def with_graph(self, graph: gs.Graph) -> Model:
-        """The same header and sizes around another graph; nothing inferred is carried over."""
-        return replace(self, graph=graph)
+    def with_nodes(self, nodes: Iterable[gs.Node]) -> Model:
+        """The same header and sizes around other nodes, less those no output depends on; nothing inferred is kept.
+
+        Takes over the graph of this model: call it on a ``copy``.
+        """
+        needed = {t.name for t in self.graph.outputs}
+        kept = []
+        for node in reversed(list(nodes)):
+            if any(t.name in needed for t in node.outputs):
+                needed |= {t.name for t in node.inputs}
+                kept.append(node)
+        self.graph.nodes[:] = kept[::-1]
+        return replace(self)
+
+    def fragment(self, nodes: Iterable[gs.Node], outputs: Iterable[gs.Tensor]) -> ModelProto:
+        """A protobuf that computes ``outputs`` by ``nodes`` from constants alone."""
+        proto = ModelProto(ir_version=self.header.ir_version, opset_import=self.header.opset_import)
+        proto.graph.name = "fragment"
+        constants: dict[str, gs.Constant] = {}
+        for node in nodes:
+            proto.graph.node.append(_export_node(node))
+            constants |= {t.name: t for t in node.inputs if isinstance(t, gs.Constant)}
+        proto.graph.initializer.extend(_export_tensor(t) for t in constants.values())
+        proto.graph.output.extend(ValueInfoProto(name=t.name) for t in outputs)
+        return proto
 
     def proto(self, weights: bool = True) -> ModelProto:
         """The ONNX protobuf; without ``weights`` large tensors keep only their shape and type."""
@@ -181,7 +203,8 @@ def load(
     if isinstance(source, ModelProto):
         proto, name, external = ModelProto(), "model", False
         proto.CopyFrom(source)
-        _check(proto, proto, name)
+        _check_opset(proto, name)
+        _check(proto, name)
     else:
         path = Path(source)
         proto, external = _read(path)
@@ -236,18 +259,33 @@ def save(model: Model, path: str | os.PathLike[str], *, metadata: Mapping[str, s
             if external:
                 location = path.name + ".data"
                 onnx.save_model(proto, str(beside), save_as_external_data=True, location=location, size_threshold=1024)
-                if (Path(folder) / location).exists():  # absent when every tensor is below the threshold
-                    os.replace(Path(folder) / location, path.parent / location)
             else:
                 beside.write_bytes(proto.SerializeToString(deterministic=True))
-            os.replace(beside, path)
+            _check(str(beside), str(path))
+            for file in sorted(Path(folder).iterdir(), reverse=True):  # weights first, then the model that needs them
+                os.replace(file, path.parent / file.name)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}", "choose another place with -o") from error
 
 
+def opaque(node: gs.Node) -> bool:
+    """Whether a node carries bodies or other parts kept as protobuf: names it reads must not change."""
+    return _ASIDE in node.attrs
+
+
+def is_standard(node: gs.Node) -> bool:
+    """Whether a node's operator is of the default ONNX domain."""
+    return node.domain in (None, "", "ai.onnx")
+
+
 def symbolic_axes(info: ValueInfoProto) -> set[int]:
     """The axes of an interface tensor whose size the file leaves open."""
-    return {k for k, dim in enumerate(info.type.tensor_type.shape.dim) if not dim.HasField("dim_value")}
+    return {k for k, dim in enumerate(info.type.tensor_type.shape.dim) if not _is_fixed(dim)}
+
+
+def _is_fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """Some exporters write -1 or 0 for a size they leave open."""
+    return bool(dim.HasField("dim_value") and dim.dim_value > 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -270,7 +308,8 @@ def _read(path: Path) -> tuple[ModelProto, bool]:
     if not proto.ir_version or not proto.HasField("graph"):
         raise InvalidModelError(f"{path} is not an ONNX model: it holds no graph", "export the model again")
     external = _check_external(proto, path)
-    _check(proto, str(path), str(path))
+    _check_opset(proto, str(path))
+    _check(str(path), str(path))
     if external:
         onnx.load_external_data_for_model(proto, str(path.parent))
     return proto, external
@@ -319,7 +358,7 @@ def _tensor_protos(proto: ModelProto) -> Iterator[TensorProto]:
     yield from of_graph(proto.graph)
 
 
-def _check(proto: ModelProto, subject: ModelProto | str, name: str) -> None:
+def _check_opset(proto: ModelProto, name: str) -> None:
     newest = onnx.defs.onnx_opset_version()
     for entry in proto.opset_import:
         if entry.domain in ("", "ai.onnx") and not OLDEST_OPSET <= entry.version <= newest:
@@ -327,6 +366,9 @@ def _check(proto: ModelProto, subject: ModelProto | str, name: str) -> None:
             raise InvalidModelError(
                 f"{name} uses opset {entry.version}; this installation knows {OLDEST_OPSET} to {newest}", hint
             )
+
+
+def _check(subject: ModelProto | str, name: str) -> None:
     try:
         onnx.checker.check_model(subject)
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -379,7 +421,7 @@ def _bind(
             continue
         sizes = []
         for axis, dim in enumerate(dims):
-            if dim.HasField("dim_value"):
+            if _is_fixed(dim):
                 size = dim.dim_value
                 if given is not None and given[axis] != size:
                     raise UsageError(f"axis {axis} of input '{info.name}' is fixed to {size}, not {given[axis]}", "")
@@ -431,7 +473,7 @@ def _absorb_constant_nodes(graph: gs.Graph) -> None:
     """Turn ``Constant`` nodes into initializers; the sparse kind stays a node."""
     kept = []
     for node in graph.nodes:
-        if node.op != "Constant" or node.domain not in (None, "", "ai.onnx") or not node.attrs or _ASIDE in node.attrs:
+        if node.op != "Constant" or not is_standard(node) or not node.attrs or opaque(node):
             kept.append(node)
             continue
         kind, value = next(iter(node.attrs.items()))
@@ -506,11 +548,24 @@ def _refresh_value_info(model: Model, proto: ModelProto) -> None:
 # -------------------------------------------------------------------------------------------------------- inference
 
 
-def _infer_shapes(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, Shape]:
+def _infer_shapes(model: Model, input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Shape]:
+    """Concrete shapes; what stays symbolic (a data-dependent size) is unknown."""
+    return {
+        name: tuple(size if isinstance(size, int) else None for size in shape)
+        for name, shape in _infer_symbolic(model, input_shapes).items()
+    }
+
+
+def _infer_symbolic(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, SymbolicShape]:
     """Shapes by onnx's shape inference with data propagation; weights stay out of it."""
     proto = model.proto(weights=False)
     del proto.graph.value_info[:]
-    if input_shapes is not None:
+    if input_shapes is None:
+        for info in proto.graph.input:
+            for dim in info.type.tensor_type.shape.dim:
+                if dim.HasField("dim_value") and not _is_fixed(dim):
+                    dim.Clear()
+    else:
         for info in proto.graph.input:
             if info.type.HasField("tensor_type") and info.name in input_shapes:
                 info.type.tensor_type.shape.CopyFrom(
@@ -527,9 +582,9 @@ def _infer_shapes(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | No
             f"{model.name}: shapes do not fit: {text[:300]}",
             "give real input sizes with --input-shape NAME:1,3,224,224",
         ) from error
-    shapes: dict[str, Shape] = {name: tuple(int(n) for n in t.shape) for name, t in model.constants.items()}
+    shapes: dict[str, SymbolicShape] = {n: tuple(int(k) for k in t.shape) for n, t in model.constants.items()}
     for info in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
         if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
             dims = info.type.tensor_type.shape.dim
-            shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+            shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
     return shapes

@@ -60,4 +60,6 @@ class State:
 class Pass(Protocol):
     """A step of a pipeline: a frozen dataclass whose fields are its options, called on a state."""
 
-    def __call__(self, state: State) -> State: ...
+    def __call__(self, state: State) -> State:
+        """The state after this step."""
+        ...

@@ -42,7 +42,12 @@ class Agreement(msgspec.Struct, frozen=True):
 
 
 class Runner:
-    """An onnxruntime session over a model, single use of memory: weights are handed over, not kept twice.
+    """An onnxruntime session over a model.
+
+    Args:
+        model: the model to run.
+        optimise: whether onnxruntime may rewrite the graph; off for proofs, on for timing.
+        threads: of one operator; 0 lets onnxruntime decide.
 
     Raises:
         InvalidModelError: onnxruntime cannot run the model.

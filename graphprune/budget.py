@@ -1,0 +1,85 @@
+"""How many units a group may keep: hardware-friendly widths that hold on every axis, and floors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import networkx as nx
+import numpy as np
+
+from graphprune.groups import Dependencies, Group
+from graphprune.rules import Dim
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The unit counts a group may keep, ascending; the last is the largest, usually all of them."""
+
+    counts: tuple[int, ...]
+
+    def at_least(self, wanted: int) -> int:
+        """The smallest legal count that is not below ``wanted``, or the largest there is."""
+        return next((c for c in self.counts if c >= wanted), self.counts[-1])
+
+
+def widths(
+    dependencies: Dependencies, groups: Sequence[Group], multiple: int = 1, floor: float = 0.0
+) -> dict[str, Widths]:
+    """Legal widths of each of ``groups`` such that every axis that is cut ends at a multiple of ``multiple``.
+
+    Groups that share an axis (a Concat) are judged together: their parts must each be multiples, and so must what
+    remains of the axis; where that cannot be, none of them is cut.
+
+    Args:
+        dependencies: the analysis the groups come from.
+        groups: those that may be cut; the others keep all their units.
+        multiple: what every axis that is cut must be divisible by.
+        floor: the share of units every group keeps at least.
+    """
+    sharing: dict[Dim, list[Group]] = {}
+    for group in dependencies.groups:
+        for dim in group.labels:
+            sharing.setdefault(dim, []).append(group)
+    selected = {g.name for g in groups}
+    clusters = nx.Graph()
+    clusters.add_nodes_from(g.name for g in dependencies.groups)
+    for members in sharing.values():
+        nx.add_path(clusters, [g.name for g in members])
+    by_name = {g.name: g for g in dependencies.groups}
+    found: dict[str, Widths] = {}
+    for names in nx.connected_components(clusters):
+        members = [by_name[n] for n in names if n in selected]
+        options = {g.name: _counts(g, multiple, floor) for g in members}
+        if not all(_rest(dim, sharing[dim], selected) % multiple == 0 for g in members for dim in g.labels) or not all(
+            options.values()
+        ):
+            options = {g.name: (g.size,) for g in members}
+        elif len(members) == 1 and multiple > 1:
+            (only,) = members
+            options = {only.name: tuple(sorted({*options[only.name], only.size}))}
+        found |= {name: Widths(counts) for name, counts in options.items()}
+    return found
+
+
+def _counts(group: Group, multiple: int, floor: float) -> tuple[int, ...]:
+    least = max(1, ceil(floor * group.size))
+    per_unit = {group.per_unit(dim) for dim in group.labels}
+    return tuple(n for n in range(least, group.size + 1) if all(n * p % multiple == 0 for p in per_unit))
+
+
+def _rest(dim: Dim, sharing: Iterable[Group], selected: set[str]) -> int:
+    """Positions of an axis that no selected group owns."""
+    total = len(next(iter(sharing)).labels[dim])
+    return total - sum(g.size * g.per_unit(dim) for g in sharing if g.name in selected)
+
+
+def weakest(scores: Mapping[str, np.ndarray], kept: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The units to drop so that each group keeps its ``kept`` most important ones; ties go by position."""
+    drop = {}
+    for name, count in kept.items():
+        removed = len(scores[name]) - count
+        if removed:
+            drop[name] = np.sort(np.argsort(scores[name], kind="stable")[:removed])
+    return drop

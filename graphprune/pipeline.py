@@ -1,0 +1,173 @@
+"""Pipelines: text in, passes found by entry point, every step checked and recorded."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+
+import numpy as np
+
+from graphprune.cut import gone, zeroed
+from graphprune.errors import GraphpruneError, InvalidModelError, UsageError, VerificationError
+from graphprune.model import Model
+from graphprune.rules import Dim
+from graphprune.state import Pass, State
+from graphprune.verify import LAW_RTOL, REWRITE_RTOL, Agreement, Runner, compare, rtol, seeded_inputs
+
+ENTRY_POINTS = "graphprune.passes"
+
+# What has to happen before a cut for shape arithmetic not to stand in its way, and after it to leave nothing behind.
+BEFORE = "fold_shapes, fold_constants"
+AFTER = "fold_constants, fold_batchnorm, clean"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pass with the text it was written as."""
+
+    text: str
+    run: Pass
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one step did.
+
+    Attributes:
+        text: the pass as written.
+        seconds: wall time of the pass, without the check.
+        agreement: the proof, where the step changed the model: against the zeroed model for a cut, else the same model.
+        cut: the axes the step cut and which of their positions went, bool [old axis size]; empty for other steps.
+        nodes: number of nodes after the step.
+    """
+
+    text: str
+    seconds: float
+    agreement: Agreement | None
+    cut: Mapping[Dim, np.ndarray]
+    nodes: int
+
+
+@cache
+def available() -> dict[str, type]:
+    """Every installed pass by name.
+
+    Raises:
+        UsageError: two installed packages offer the same name.
+    """
+    found: dict[str, type] = {}
+    origin: dict[str, str] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        if origin.setdefault(point.name, point.value) != point.value:
+            raise UsageError(
+                f"two installed packages offer a pass called '{point.name}': {origin[point.name]} and {point.value}",
+                "uninstall one of them",
+            )
+        found[point.name] = point.load()
+    return found
+
+
+def parse(text: str) -> list[Step]:
+    """Read a pipeline: passes separated by commas, options as keyword arguments with constant values.
+
+    Example:
+        ``"fold_shapes, magnitude(power=1), uniform(ratio=0.5, multiple=8), cut, clean"``
+
+    Raises:
+        UsageError: the text is no such list, or a pass or option does not exist.
+    """
+    try:
+        body = ast.parse(f"[{text}]", mode="eval").body
+    except SyntaxError as error:
+        raise UsageError(
+            f"pipeline '{text}' cannot be read", 'write e.g. "magnitude, uniform(ratio=0.3), cut"'
+        ) from error
+    assert isinstance(body, ast.List)
+    return [_step(node) for node in body.elts]
+
+
+def _step(node: ast.expr) -> Step:
+    text = ast.unparse(node)
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    if not isinstance(call.func, ast.Name) or call.args or any(k.arg is None for k in call.keywords):
+        raise UsageError(f"'{text}' is not a pass", "write name or name(option=value)")
+    name = call.func.id
+    if name not in available():
+        raise UsageError(f"no pass is called '{name}'", f"installed: {', '.join(sorted(available()))}")
+    try:
+        options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return Step(text, available()[name](**options))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"pass '{text}': {error}", "options take constant values; see the README for their names"
+        ) from error
+
+
+def run(
+    state: State, steps: Sequence[Step], *, seed: int = 0, announce: Callable[[str], None] = lambda text: None
+) -> tuple[State, list[Record]]:
+    """Run the passes in order, proving after each that changed the model that it computes what it must.
+
+    A rewriting pass must leave the outputs as they were; the pass that consumes ``drop`` must give a model equal to the
+    one before it with the dropped units zeroed (the law).
+
+    Args:
+        state: where to start.
+        steps: from ``parse``.
+        seed: of the inputs used for the proofs.
+        announce: called with a step's text before it runs.
+
+    Raises:
+        VerificationError: a pass broke the model; names the pass and the output.
+    """
+    records = []
+    inputs = seeded_inputs(state.model, seed)
+    known: tuple[Model, dict[str, np.ndarray]] | None = None  # outputs of the current model, once they are needed
+    for step in steps:
+        announce(step.text)
+        before = state
+        began = time.perf_counter()
+        try:
+            state = step.run(before)
+        except GraphpruneError:
+            raise
+        except Exception as error:
+            raise GraphpruneError(
+                f"pass '{step.text}' failed on {state.model.name}: {type(error).__name__}: {error}",
+                "run again with -v for the traceback, and report it",
+            ) from error
+        seconds = time.perf_counter() - began
+        agreement, cut = None, {}
+        if state.model is not before.model:
+            _check(state.model, step.text)
+            cut = {} if state.drop else gone(before.groups, before.drop)
+            if cut:
+                reference = Runner(zeroed(before.model, cut))(inputs)
+                tolerance = rtol(state.model, LAW_RTOL)
+            else:
+                reference = known[1] if known and known[0] is before.model else Runner(before.model)(inputs)
+                tolerance = rtol(state.model, REWRITE_RTOL)
+            result = Runner(state.model)(inputs)
+            agreement = compare(result, reference, tolerance)
+            known = (state.model, result)
+            if not agreement.holds:
+                output = max(agreement.outputs, key=lambda name: agreement.outputs[name])
+                raise VerificationError(
+                    f"after '{step.text}' output '{output}' is off by {agreement.error:.2e}, "
+                    f"more than {agreement.rtol:.0e} (relative to its largest value)",
+                    "nothing was written; please report the model, or leave layers out with --exclude",
+                )
+        records.append(Record(step.text, seconds, agreement, cut, len(state.model.graph.nodes)))
+    return state, records
+
+
+def _check(model: Model, text: str) -> None:
+    """Types and shapes must fit together at every node."""
+    try:
+        _ = model.shapes
+    except InvalidModelError as error:
+        raise VerificationError(f"pass '{text}' made an invalid graph: {error}", "please report the model") from error

@@ -1,0 +1,72 @@
+"""Evaluate nodes whose inputs are all constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+
+from graphprune.model import Model, is_standard, opaque
+from graphprune.state import State
+
+_RANDOM = frozenset(
+    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
+)
+
+
+@dataclass(frozen=True)
+class FoldConstants:
+    """Run the constant part of the graph once, in onnxruntime, and keep its results as initializers.
+
+    Attributes:
+        growth: results may be this many times larger than what they are computed from, beyond the first megabyte.
+    """
+
+    growth: float = 2.0
+
+    def __call__(self, state: State) -> State:
+        """A state without nodes that compute constants, or the same state."""
+        model = state.model.copy()
+        foldable = _foldable(model)
+        if not foldable:
+            return state
+        ids = {id(n) for n in foldable}
+        outputs = {t.name for t in model.graph.outputs}
+        results = [
+            t
+            for node in foldable
+            for t in node.outputs
+            if t.name and (t.name in outputs or any(id(reader) not in ids for reader in t.outputs))
+        ]
+        values = _run(model, foldable, results)
+        read = {t.name: t for n in foldable for t in n.inputs if isinstance(t, gs.Constant)}
+        size = sum(v.nbytes for v in values)
+        if size > (1 << 20) + self.growth * sum(t.values.nbytes for t in read.values()):
+            return state
+        for tensor, value in zip(results, values, strict=True):
+            tensor.inputs.clear()
+            tensor.to_constant(value)
+        return replace(state, model=model.with_nodes(n for n in model.graph.nodes if id(n) not in ids))
+
+
+def _foldable(model: Model) -> list[gs.Node]:
+    constant: set[str] = set(model.constants)
+    found = []
+    for node in model.graph.nodes:
+        known = all(t.name in constant or not t.name for t in node.inputs)
+        # A dequantised weight would be stored four times larger.
+        pure = is_standard(node) and node.op not in _RANDOM and node.op != "DequantizeLinear"
+        if known and pure and not opaque(node) and node.inputs:
+            constant |= {t.name for t in node.outputs}
+            found.append(node)
+    return found
+
+
+def _run(model: Model, nodes: list[gs.Node], results: list[gs.Tensor]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    proto = model.fragment(nodes, results)
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(value) for value in session.run([t.name for t in results], {})]

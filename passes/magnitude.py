@@ -1,0 +1,38 @@
+"""Score each unit by the size of the weights it owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from graphprune.groups import Group
+from graphprune.state import State
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Mean of |w| ** power over every parameter a unit owns, relative to its group's mean.
+
+    Han et al. 2015 for single weights, Li et al. 2017 for filters; taken over all coupled parameters as in Fang et al.
+    2023, section 3.4. The division makes groups comparable in a global choice.
+
+    Attributes:
+        power: 1 for L1, 2 for L2.
+    """
+
+    power: float = 2.0
+
+    def __call__(self, state: State) -> State:
+        """Set ``scores`` for every group."""
+
+        def score(group: Group) -> np.ndarray:
+            total = np.zeros(group.size)
+            count = 0
+            for owned in group.owned(state.model):
+                total += (np.abs(owned.astype(np.float64)) ** self.power).sum(axis=1)
+                count += owned.shape[1]
+            mean = total / count
+            return mean / (mean.mean() or 1.0)
+
+        return replace(state, scores={group.name: score(group) for group in state.groups})
