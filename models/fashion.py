@@ -4,12 +4,15 @@ Data: Xiao, Rasul and Vollgraf 2017, Zalando SE, Expat (MIT) licence. `fashion_t
 test images and labels, so that evaluation needs no download; training reads Debian's `dataset-fashion-mnist`.
 """
 
+from __future__ import annotations
+
 import gzip
 from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).parent
+from models.zoo import HERE, Items, MissingError, ZooModel, one_hot
+
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FIXTURE = HERE / "fashion_test_2000.npz"
 
@@ -20,11 +23,27 @@ def debian_split(split: str) -> tuple[np.ndarray, np.ndarray]:
     def read(name: str, header: int) -> np.ndarray:
         path = DEBIAN / f"{split}-{name}-ubyte.gz"
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: apt-get install dataset-fashion-mnist")
+            raise MissingError(f"{path} is missing: apt-get install dataset-fashion-mnist")
         # A copy, because torch wants memory it may write to.
         return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)[header:].copy()
 
     return read("images-idx3", 16).reshape(-1, 28, 28), read("labels-idx1", 8)
+
+
+def items(images: np.ndarray, labels: np.ndarray) -> Items:
+    """Images as the networks take them: [n, 1, 28, 28], grey values divided by 255 and nothing else."""
+    return Items(images[:, None].astype(np.float32) / 255, one_hot(labels, 10))
+
+
+def fixture() -> Items:
+    """The committed 2,000 test images."""
+    with np.load(FIXTURE) as arrays:
+        return items(arrays["images"], arrays["labels"])
+
+
+def test_set() -> Items:
+    """All 10,000 test images, from the Debian package."""
+    return items(*debian_split("t10k"))
 
 
 def write_fixture() -> None:
@@ -32,6 +51,20 @@ def write_fixture() -> None:
     images, labels = debian_split("t10k")
     np.savez_compressed(FIXTURE, images=images[:2000], labels=labels[:2000])
 
+
+ZOO = tuple(
+    ZooModel(
+        name=name,
+        path=HERE / f"{name}.onnx",
+        build=None,
+        parameters=parameters,
+        source="trained here, committed",
+        licence="Apache-2.0",
+        data={"test_2000": fixture, "test": test_set},
+        baseline=(baseline,),
+    )
+    for name, parameters, baseline in [("fashion_resnet20", 273_658, 0.0)]
+)
 
 if __name__ == "__main__":
     write_fixture()

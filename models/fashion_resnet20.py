@@ -4,11 +4,13 @@
 by 255 and nothing else; output `logits` [batch, 10].
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
-from models.fashion import HERE
 from models.fashion_train import main
+from models.zoo import HERE
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
@@ -35,10 +37,7 @@ class BasicBlock(nn.Module):
 def resnet20() -> nn.Module:
     """Untrained network."""
     widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
-    blocks = [
-        BasicBlock(inputs, outputs, stride=1 if inputs == outputs else 2)
-        for inputs, outputs in zip(widths, widths[1:], strict=False)
-    ]
+    blocks = [BasicBlock(inputs, outputs, stride=1 if inputs == outputs else 2) for inputs, outputs in pairwise(widths)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
     return nn.Sequential(convolution(1, 16, 3), nn.ReLU(), *blocks, *head)
 

