@@ -20,9 +20,16 @@ from graphprune.verify import LAW_RTOL, REWRITE_RTOL, Agreement, Runner, compare
 
 ENTRY_POINTS = "graphprune.passes"
 
-# What has to happen before a cut for shape arithmetic not to stand in its way, and after it to leave nothing behind.
-BEFORE = "fold_shapes, fold_constants"
-AFTER = "fold_constants, fold_batchnorm, clean"
+# The common roads. Shape arithmetic is folded before a cut so that it pins nothing; what a cut leaves dead, and what
+# can be folded once widths are final, goes after. ``{choice}`` is where the amount asked for is filled in.
+BEFORE, AFTER = "fold_shapes, fold_constants", "fold_constants, fold_batchnorm, clean"
+PRESETS = {
+    "magnitude": f"{BEFORE}, magnitude(power=2), {{choice}}, cut, {AFTER}",
+    "l1": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",
+    "slimming": f"{BEFORE}, batchnorm_scale, {{choice}}, cut, {AFTER}",
+    "random": f"{BEFORE}, random_score(seed={{seed}}), {{choice}}, cut, {AFTER}",
+    "clean": f"{BEFORE}, {AFTER}",
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Record:
         seconds: wall time of the pass, without the check.
         agreement: the proof, where the step changed the model: against the zeroed model for a cut, else the same model.
         cut: the axes the step cut and which of their positions went, bool [old axis size]; empty for other steps.
+        before: the state the step started from.
         nodes: number of nodes after the step.
     """
 
@@ -49,6 +57,7 @@ class Record:
     seconds: float
     agreement: Agreement | None
     cut: Mapping[Dim, np.ndarray]
+    before: State
     nodes: int
 
 
@@ -161,7 +170,7 @@ def run(
                     f"more than {agreement.rtol:.0e} (relative to its largest value)",
                     "nothing was written; please report the model, or leave layers out with --exclude",
                 )
-        records.append(Record(step.text, seconds, agreement, cut, len(state.model.graph.nodes)))
+        records.append(Record(step.text, seconds, agreement, cut, before, len(state.model.graph.nodes)))
     return state, records
 
 

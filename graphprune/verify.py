@@ -18,6 +18,8 @@ Arrays = Mapping[str, np.ndarray]
 LAW_RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2}
 # Passes that reorder arithmetic (folding a BatchNorm) round differently at every layer.
 REWRITE_RTOL = {"float64": 1e-8, "float32": 1e-4, "float16": 5e-2}
+# A compiled library sums in another order than onnxruntime.
+COMPILED_RTOL = REWRITE_RTOL
 
 
 class Agreement(msgspec.Struct, frozen=True):

@@ -1,0 +1,391 @@
+"""The library: what each verb of the command line does, as a function."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from onnx import ModelProto
+
+from graphprune import plan as plans
+from graphprune.cost import CostModel
+from graphprune.cut import gone, zeroed
+from graphprune.errors import OutputError, TargetNotReachedError, UsageError, VerificationError
+from graphprune.groups import Dependencies
+from graphprune.latency import Timing, interleave
+from graphprune.model import Model, load, save, symbolic_axes
+from graphprune.pipeline import BEFORE, PRESETS, Record, Step, parse, run
+from graphprune.plan import Plan
+from graphprune.report import Report, TargetReport, to_json
+from graphprune.report import build as build_report
+from graphprune.state import State
+from graphprune.verify import COMPILED_RTOL, REWRITE_RTOL, Agreement, Runner, compare, rtol, seeded_inputs
+
+if TYPE_CHECKING:
+    from graphprune.compile import Artefact
+
+Source = str | os.PathLike[str] | ModelProto | Model
+Announce = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """The groups of a model and the reasons for what is pinned, with what the model costs.
+
+    Attributes:
+        model: with its shape arithmetic folded, as a cut would find it.
+        dependencies: of that model.
+        report: the same as data.
+    """
+
+    model: Model
+    dependencies: Dependencies
+    report: Report
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A pruned model.
+
+    Attributes:
+        original: as loaded.
+        model: pruned, folded and cleaned.
+        plan: what was removed.
+        report: what was found, done and proved.
+        records: of every step.
+    """
+
+    original: Model
+    model: Model
+    plan: Plan
+    report: Report
+    records: tuple[Record, ...]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the pruned model, with where it came from in its metadata."""
+        # The plan's passes, not this run's: a replay writes the same bytes.
+        passes = ", ".join([*self.plan.before, *(["cut"] if self.plan.removals else []), *self.plan.after])
+        provenance = {"graphprune.version": self.report.versions["graphprune"], "graphprune.passes": passes}
+        save(self.model, path, metadata=provenance)
+
+
+def _load(source: Source, **shapes: Any) -> Model:
+    return source if isinstance(source, Model) else load(source, **shapes)
+
+
+def inspect(
+    source: Source,
+    *,
+    include: str = "",
+    exclude: str = "",
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dim_params: Mapping[str, int] | None = None,
+) -> Inspection:
+    """Find what can be pruned, and why the rest cannot. Nothing is run.
+
+    Raises:
+        InvalidModelError: the source is no model that can be read.
+    """
+    model = _load(source, input_shapes=input_shapes, dim_params=dim_params)
+    state = _prepared(model, include, exclude)
+    report = _report(model, state, model, [], "", {})
+    return Inspection(state.model, state.dependencies, report)
+
+
+def prune(
+    source: Source,
+    *,
+    ratio: float | None = None,
+    target_macs: float | None = None,
+    target_params: float | None = None,
+    round_to: int = 8,
+    preset: str = "magnitude",
+    passes: str | None = None,
+    plan: Plan | None = None,
+    include: str = "",
+    exclude: str = "",
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dim_params: Mapping[str, int] | None = None,
+    seed: int = 0,
+    command: str = "",
+    announce: Announce = _silent,
+) -> Result:
+    """Make a model physically smaller, and prove that it computes what the cut promised.
+
+    Args:
+        source: a path, an ONNX protobuf or a loaded model; never changed.
+        ratio: share of units to remove from every group; 0 or nothing at all only folds and cleans.
+        target_macs: share of multiply-accumulates to keep.
+        target_params: share of parameters to keep.
+        round_to: every axis that is cut ends at a multiple of this.
+        preset: one of ``graphprune.pipeline.PRESETS``.
+        passes: a whole pipeline as text, in place of the preset and the amounts.
+        plan: removals to replay, in place of choosing.
+        include: regular expression of axis names to restrict pruning to.
+        exclude: regular expression of axis names to leave alone.
+        input_shapes: sizes of inputs with symbolic dimensions.
+        dim_params: sizes of symbolic dimensions by name.
+        seed: of random scores and of the inputs of the proofs.
+        command: noted in the report.
+        announce: called with the text of each step before it runs.
+
+    Raises:
+        InvalidModelError, NothingToPruneError, TargetNotReachedError, UsageError, VerificationError
+    """
+    began = time.perf_counter()
+    if plan is not None:
+        steps = _replay(plan)
+    elif passes is not None:
+        steps = parse(passes)
+    else:
+        steps = parse(_pipeline(preset, ratio, target_macs, target_params, round_to, seed))
+    announce("load")
+    model = _load(source, input_shapes=input_shapes, dim_params=dim_params)
+    loaded = time.perf_counter() - began
+    state, records = run(State(model, include=include, exclude=exclude), steps, seed=seed, announce=announce)
+    analysed = next((r.before for r in records if r.cut), None)
+    if analysed is None:
+        if any(step.text == "cut" for step in steps):
+            raise TargetNotReachedError(
+                f"{model.name}: no group can lose a unit under these limits",
+                "ask for more, or allow other widths with --round-to 1",
+            )
+        analysed = _prepared(model, include, exclude)
+    seconds = {"load": loaded, "prune": time.perf_counter() - began - loaded}
+    report = _report(model, analysed, state.model, records, command, seconds)
+    return Result(model, state.model, plans.from_records(model, records), report, tuple(records))
+
+
+def compile(
+    source: Source,
+    folder: str | os.PathLike[str],
+    *,
+    targets: Sequence[str] = ("host",),
+    force: bool = False,
+    timing_seconds: float = 2.0,
+    announce: Announce = _silent,
+    **options: Any,
+) -> Result:
+    """Prune, compile for every target, and write one folder with all that came of it.
+
+    The folder holds ``model.onnx``, ``plan.json``, ``report.json`` and a sub-folder per target; it appears whole or not
+    at all.
+
+    Args:
+        source: as for ``prune``.
+        folder: where to; must not exist.
+        targets: names of compile targets.
+        force: replace an earlier result in ``folder``.
+        timing_seconds: how long to time original, pruned and compiled model; 0 for not at all.
+        announce: called with the name of each step before it runs.
+        options: those of ``prune``.
+
+    Raises:
+        OutputError: the folder exists or cannot be made.
+        CompileError: a target cannot be built.
+        VerificationError: a compiled library differs from onnxruntime.
+    """
+    from graphprune.compile import compile_model
+    from graphprune.runtime import load as load_library
+
+    folder = Path(folder)
+    _claim(folder, force)
+    result = prune(source, announce=announce, **options)
+    shapes = {n: result.model.input_shapes[n] for n, info in result.model.inputs.items() if symbolic_axes(info)}
+    inputs = seeded_inputs(result.model, options.get("seed", 0))
+    reference = Runner(result.model, optimise=True)(inputs)
+    tolerance = rtol(result.model, COMPILED_RTOL)
+    reports: list[TargetReport] = []
+    calls: dict[str, Callable[[], object]] = {
+        "original, onnxruntime": partial(Runner(result.original, optimise=True, threads=1), inputs),
+        "pruned, onnxruntime": partial(Runner(result.model, optimise=True, threads=1), inputs),
+    }
+    with new_folder(folder, force) as beside:
+        result.save(beside / "model.onnx")
+        (beside / "plan.json").write_bytes(plans.to_json(result.plan))
+        for target in targets:
+            announce(f"compile for {target}")
+            artefact = compile_model(result.model.proto(), beside / target, target, shapes, announce)
+            library = load_library(artefact.folder)
+            agreement = compare(library(inputs), reference, tolerance)
+            if not agreement.holds:
+                raise VerificationError(
+                    f"the library for {target} is off by {agreement.error:.2e} from onnxruntime, "
+                    f"more than {tolerance:.0e}",
+                    "nothing was written; please report the model",
+                )
+            reports.append(_target_report(artefact, agreement))
+            calls[f"compiled, {artefact.folder.name}"] = partial(library, inputs)
+        announce("time")
+        latency = interleave(calls, seconds=timing_seconds) if timing_seconds else {}
+        report = msgspec.structs.replace(result.report, targets=reports, latency=latency)
+        (beside / "report.json").write_bytes(to_json(report))
+    return replace(result, report=report)
+
+
+def verify(
+    original: Source,
+    pruned: Source,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dim_params: Mapping[str, int] | None = None,
+) -> Agreement:
+    """Prove a pruned file against its original: it must equal the original with the plan's removals zeroed.
+
+    Raises:
+        UsageError: the plan does not fit the original.
+    """
+    model = _load(original, input_shapes=input_shapes, dim_params=dim_params)
+    state, _ = run(State(model), parse(", ".join(plan.before)), seed=seed)
+    going = gone(state.groups, plans.as_drop(plan, state.groups))
+    inputs = seeded_inputs(model, seed)
+    reference = Runner(zeroed(state.model, going))(inputs)
+    result = Runner(_load(pruned, input_shapes=input_shapes, dim_params=dim_params))(inputs)
+    return compare(result, reference, rtol(model, REWRITE_RTOL))
+
+
+def bench(
+    candidates: Sequence[str | os.PathLike[str]],
+    *,
+    seconds: float = 5.0,
+    threads: int = 1,
+    seed: int = 0,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dim_params: Mapping[str, int] | None = None,
+) -> dict[str, Timing]:
+    """Time ONNX files (in onnxruntime) and compiled folders in turn, on the same inputs; the first is the baseline.
+
+    Args:
+        candidates: paths of ``.onnx`` files and of folders written by ``compile``; the first must be an ONNX file.
+        seconds: how long in all.
+        threads: of onnxruntime; compiled libraries are single-threaded.
+        seed: of the inputs.
+        input_shapes: sizes of inputs with symbolic dimensions.
+        dim_params: sizes of symbolic dimensions by name.
+    """
+    from graphprune.runtime import load as load_library
+
+    models = [Path(c) for c in candidates]
+    if models[0].is_dir():
+        raise UsageError("the first thing to time is the baseline, an ONNX file", "graphprune bench MODEL.onnx FOLDER")
+    first = load(models[0], input_shapes=input_shapes, dim_params=dim_params)
+    inputs = seeded_inputs(first, seed)
+    calls: dict[str, Callable[[], object]] = {}
+    for path in models:
+        if path.is_dir():
+            calls[f"{path.name}, compiled"] = partial(load_library(path), inputs)
+            path = path / "model.onnx"
+        if path.is_file():
+            model = load(path, input_shapes=first.input_shapes)
+            calls[f"{path.parent.name}/{path.name}, onnxruntime"] = partial(
+                Runner(model, optimise=True, threads=threads), inputs
+            )
+    return interleave(calls, seconds=seconds, threads=threads)
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+def _pipeline(
+    preset: str, ratio: float | None, macs: float | None, params: float | None, round_to: int, seed: int
+) -> str:
+    """The text of a preset with the amount filled in; without an amount nothing is cut."""
+    if preset not in PRESETS:
+        raise UsageError(f"no preset is called '{preset}'", f"presets: {', '.join(sorted(PRESETS))}")
+    if ratio is not None and (macs is not None or params is not None):
+        raise UsageError("give either a ratio or targets, not both", "--ratio 0.3, or --target-macs 80%")
+    if not ratio and macs is None and params is None:
+        preset = "clean"
+    if ratio is not None:
+        choice = f"uniform(ratio={ratio}, multiple={round_to})"
+    else:
+        shares = {"macs": macs, "params": params}
+        given = "".join(f"{name}={share}, " for name, share in shares.items() if share is not None)
+        choice = f"choose({given}multiple={round_to})"
+    return PRESETS[preset].format(choice=choice, seed=seed)
+
+
+def _replay(plan: Plan) -> list[Step]:
+    def choose(state: State) -> State:
+        return replace(state, drop=plans.as_drop(plan, state.groups))
+
+    return [*parse(", ".join(plan.before)), Step("replay plan", choose), *parse(", ".join(["cut", *plan.after]))]
+
+
+def _prepared(model: Model, include: str, exclude: str) -> State:
+    """The state a cut would start from."""
+    state = State(model, include=include, exclude=exclude)
+    for step in parse(BEFORE):
+        state = step.run(state)
+    return state
+
+
+def _report(
+    model: Model, analysed: State, after: Model, records: Sequence[Record], command: str, seconds: Mapping[str, float]
+) -> Report:
+    dependencies = analysed.dependencies
+    removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
+    units = sum(g.size for g in dependencies.groups)
+    before = msgspec.structs.replace(CostModel(model).at(), channels=units)
+    final = msgspec.structs.replace(CostModel(after).at(), channels=units - sum(removed.values()))
+    return build_report(model, analysed, (before, final), records, command, seconds)
+
+
+def _target_report(artefact: Artefact, agreement: Agreement) -> TargetReport:
+    kinds = Counter(kernel.kind for kernel in artefact.manifest.kernels)
+    size = sum(f.stat().st_size for f in artefact.folder.iterdir())
+    return TargetReport(
+        artefact.folder.name, agreement.error, agreement.rtol, dict(artefact.seconds), size, dict(kinds)
+    )
+
+
+def _claim(folder: Path, force: bool) -> None:
+    """Fail early where the result could not be put."""
+    if folder.exists() and not (force and (folder / "report.json").is_file()):
+        hint = "choose another with -o" + ("" if force else ", or replace an earlier result with --force")
+        raise OutputError(f"{folder} exists already", hint)
+    if not folder.parent.is_dir() or not os.access(folder.parent, os.W_OK):
+        raise OutputError(f"{folder.parent} is no folder that can be written to", "choose another place with -o")
+
+
+@contextmanager
+def new_folder(folder: Path, force: bool = False) -> Iterator[Path]:
+    """A folder that appears at ``folder`` once the block ends well, and not at all otherwise."""
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=".graphprune-", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write in {folder.parent}: {error.strerror}", "choose another place with -o"
+        ) from error
+    try:
+        yield beside
+        beside.chmod(0o755)
+        if force and folder.exists():
+            shutil.rmtree(folder)
+        os.rename(beside, folder)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {folder}: {error.strerror or error}", "choose another place with -o"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _cannot_write(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {folder}: {error.strerror or error}", "choose another place with -o")

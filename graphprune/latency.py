@@ -1,0 +1,59 @@
+"""Timing that can be trusted: candidates take turns in one run, medians with their spread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+import numpy as np
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Latency of one candidate.
+
+    Attributes:
+        median_ms: milliseconds of one call.
+        low_ms: first quartile.
+        high_ms: third quartile.
+        ratio: median over rounds of this call's time by the first candidate's in the same round; below 1 is faster.
+        runs: rounds counted.
+        threads: threads it was allowed.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    ratio: float
+    runs: int
+    threads: int
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, threads: int = 1, least: int = 5
+) -> dict[str, Timing]:
+    """Time the candidates in turn, round after round, so that a drifting machine hits them alike.
+
+    Args:
+        candidates: name → a call to time; the first is the baseline of the ratios.
+        seconds: time to spend, after a warm-up round.
+        threads: noted in the result.
+        least: rounds to do whatever the time.
+    """
+    for call in candidates.values():
+        call()
+    rounds: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(rounds) < least or time.perf_counter() < end:
+        row = []
+        for call in candidates.values():
+            began = time.perf_counter()
+            call()
+            row.append(time.perf_counter() - began)
+        rounds.append(row)
+    times = np.array(rounds) * 1e3
+    low, median, high = np.percentile(times, [25, 50, 75], axis=0).round(4).tolist()
+    ratio = np.median(times / times[:, :1], axis=0).round(4).tolist()
+    return {
+        name: Timing(median[k], low[k], high[k], ratio[k], len(rounds), threads) for k, name in enumerate(candidates)
+    }

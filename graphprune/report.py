@@ -1,0 +1,191 @@
+"""What a run found, did and proved, as ``report.json`` holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+
+from graphprune.cost import Cost
+from graphprune.groups import Pinned
+from graphprune.latency import Timing
+from graphprune.model import Model
+from graphprune.pipeline import Record
+from graphprune.state import State
+
+PACKAGES = (
+    "graphprune",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "onnx-graphsurgeon",
+    "networkx",
+    "numpy",
+    "apache-tvm",
+)
+
+
+class StepReport(msgspec.Struct, frozen=True):
+    """One pass: wall seconds, nodes after it, and the proof if it changed the model."""
+
+    step: str
+    seconds: float
+    nodes: int
+    error: float | None = None
+    tolerance: float | None = None
+    law: bool = False
+
+
+class GroupReport(msgspec.Struct, frozen=True):
+    """One group of interchangeable units: how many there were, how many are kept, and every axis they touch."""
+
+    name: str
+    units: int
+    kept: int
+    axes: list[str]
+
+
+class PinReport(msgspec.Struct, frozen=True):
+    """An axis left alone: the node that holds it, what it says, and the coupled axis the reason is about."""
+
+    tensor: str
+    axis: int
+    size: int
+    node: str
+    operator: str
+    reason: str
+    via: str = ""
+
+
+class Ratios(msgspec.Struct, frozen=True):
+    """Shares kept, 1 for all."""
+
+    channels: float
+    parameters: float
+    macs: float
+
+
+class TargetReport(msgspec.Struct, frozen=True):
+    """One compiled target: its folder, the largest relative error against onnxruntime, and the compiler's facts."""
+
+    name: str
+    error: float
+    tolerance: float
+    seconds: dict[str, float]
+    bytes: int
+    kernels: dict[str, int]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The whole of ``report.json``."""
+
+    model: str
+    command: str
+    input_shapes: dict[str, tuple[int, ...]]
+    before: Cost
+    after: Cost
+    kept: Ratios
+    steps: list[StepReport]
+    groups: list[GroupReport]
+    pinned: list[PinReport]
+    versions: dict[str, str]
+    targets: list[TargetReport] = []
+    latency: dict[str, Timing] = {}
+    seconds: dict[str, float] = {}
+
+    @property
+    def law_error(self) -> float | None:
+        """The largest error of a cut against zeroing; ``None`` where nothing was cut."""
+        return max((s.error for s in self.steps if s.law and s.error is not None), default=None)
+
+    @property
+    def rewrite_error(self) -> float:
+        """The largest change a rewriting pass made to an output."""
+        return max((s.error for s in self.steps if not s.law and s.error is not None), default=0.0)
+
+
+def build(
+    model: Model,
+    analysed: State,
+    costs: tuple[Cost, Cost],
+    records: Sequence[Record],
+    command: str,
+    seconds: Mapping[str, float],
+) -> Report:
+    """Gather a report.
+
+    Args:
+        model: the original.
+        analysed: the state the cut started from, or would have.
+        costs: before and after.
+        records: of the run.
+        command: what produced it, to be shown.
+        seconds: wall time by stage.
+    """
+    before, after = costs
+    removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
+    dependencies = analysed.dependencies
+    left_out = [
+        PinReport(d.tensor, d.axis, len(g.labels[d]), "", "", f"group {g.name} is left out by --include or --exclude")
+        for g in dependencies.groups
+        if not analysed.selects(g)
+        for d in g.labels
+    ]
+    return Report(
+        model=model.name,
+        command=command,
+        input_shapes={name: tuple(shape) for name, shape in model.input_shapes.items()},
+        before=before,
+        after=after,
+        kept=Ratios(
+            _share(after.channels, before.channels),
+            _share(after.parameters, before.parameters),
+            _share(after.macs, before.macs),
+        ),
+        steps=[_step(r) for r in records],
+        groups=[
+            GroupReport(g.name, g.size, g.size - removed.get(g.name, 0), [str(d) for d in g.labels])
+            for g in dependencies.groups
+        ],
+        pinned=[*left_out, *map(_pin, dependencies.pinned)],
+        versions=versions(),
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+    )
+
+
+def _share(after: int, before: int) -> float:
+    return round(after / before, 6) if before else 1.0
+
+
+def _step(record: Record) -> StepReport:
+    proof = record.agreement
+    return StepReport(
+        record.text,
+        round(record.seconds, 4),
+        record.nodes,
+        proof.error if proof else None,
+        proof.rtol if proof else None,
+        bool(record.cut),
+    )
+
+
+def _pin(pinned: Pinned) -> PinReport:
+    via = str(pinned.via) if pinned.via != pinned.dim else ""
+    return PinReport(pinned.dim.tensor, pinned.dim.axis, pinned.size, pinned.node, pinned.op, pinned.why, via)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the result."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def to_json(report: msgspec.Struct) -> bytes:
+    """Indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
