@@ -82,6 +82,10 @@ class Result:
         provenance = {"graphprune.version": self.report.versions["graphprune"], "graphprune.passes": passes}
         save(self.model, path, metadata=provenance)
 
+    def plan_json(self) -> bytes:
+        """The plan as ``plan.json`` holds it."""
+        return plans.to_json(self.plan)
+
 
 def _load(source: Source, **shapes: Any) -> Model:
     return source if isinstance(source, Model) else load(source, **shapes)
@@ -216,7 +220,7 @@ def compile(
     }
     with new_folder(folder, force) as beside:
         result.save(beside / "model.onnx")
-        (beside / "plan.json").write_bytes(plans.to_json(result.plan))
+        (beside / "plan.json").write_bytes(result.plan_json())
         for target in targets:
             announce(f"compile for {target}")
             artefact = compile_model(result.model.proto(), beside / target, target, shapes, announce)
@@ -385,6 +389,21 @@ def new_folder(folder: Path, force: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file beside its destination, then move it into place.
+
+    Raises:
+        OutputError: the folder does not exist or cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.graphprune")
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
 
 
 def _cannot_write(folder: Path, error: OSError) -> OutputError:

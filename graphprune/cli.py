@@ -1,0 +1,387 @@
+"""The command line: ``graphprune VERB model.onnx``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from graphprune.errors import GraphpruneError, UsageError
+
+app = typer.Typer(
+    name="graphprune",
+    help="An ONNX graph-level pruning compiler: a smaller model that provably computes what the cut promised.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 unusable model, 4 nothing to prune, 5 target not reached, "
+    "6 verification failed, 7 output exists or cannot be written, 8 compilation failed.",
+)
+out = Console()
+err = Console(stderr=True)
+
+
+def share(text: str) -> float:
+    """``80%`` or ``0.8`` as a number."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is neither a percentage like 80% nor a share like 0.8") from error
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition(":")
+    try:
+        return name, tuple(int(s) for s in sizes.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is not of the form NAME:1,3,224,224") from error
+
+
+def _size(text: str) -> tuple[str, int]:
+    name, _, size = text.partition("=")
+    try:
+        return name, int(size)
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is not of the form NAME=SIZE") from error
+
+
+ModelPath = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False)]
+InputShape = Annotated[
+    list[str],
+    typer.Option(
+        "--input-shape", help="Sizes of an input with symbolic dimensions; repeatable.", metavar="NAME:1,3,224,224"
+    ),
+]
+DimParam = Annotated[
+    list[str], typer.Option("--dim-param", help="Size of a symbolic dimension; repeatable.", metavar="NAME=SIZE")
+]
+Ratio = Annotated[
+    float | None,
+    typer.Option(parser=share, metavar="SHARE", help="Share of units to remove from every group; 0 prunes nothing."),
+]
+TargetMacs = Annotated[
+    float | None, typer.Option(parser=share, metavar="SHARE", help="Share of multiply-accumulates to keep, e.g. 80%.")
+]
+TargetParams = Annotated[
+    float | None, typer.Option(parser=share, metavar="SHARE", help="Share of parameters to keep, e.g. 50%.")
+]
+RoundTo = Annotated[int, typer.Option(min=1, help="Every axis that is cut ends at a multiple of this.")]
+Preset = Annotated[str, typer.Option(help="How units are scored: magnitude, l1, slimming, random.")]
+Passes = Annotated[
+    str | None, typer.Option(help='A whole pipeline, e.g. "magnitude, uniform(ratio=0.3), cut, clean".', metavar="TEXT")
+]
+PlanPath = Annotated[
+    Path | None, typer.Option("--plan", help="Replay the removals of a plan.json.", metavar="PLAN.json")
+]
+Include = Annotated[str, typer.Option(help="Prune only groups with an axis that matches.", metavar="REGEX")]
+Exclude = Annotated[str, typer.Option(help="Leave groups alone that have an axis that matches.", metavar="REGEX")]
+Seed = Annotated[int, typer.Option(help="Of random scores and of the inputs of the proofs.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name every step; tracebacks for errors.")]
+
+
+@app.command()
+def inspect(
+    model: ModelPath,
+    include: Include = "",
+    exclude: Exclude = "",
+    input_shape: InputShape = [],  # noqa: B006  (typer copies it)
+    dim_param: DimParam = [],  # noqa: B006
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what can be pruned, and why the rest cannot.
+
+    Example: graphprune inspect model.onnx
+    """
+    from graphprune import api, report, tables
+
+    found = api.inspect(model, include=include, exclude=exclude, **_sizes(input_shape, dim_param)).report
+    if json:
+        _print_json(report.to_json(found))
+        return
+    if found.groups:
+        out.print(tables.groups(found))
+    if found.pinned:
+        out.print(tables.pins(found))
+    cost = found.before
+    out.print(
+        f"{len(found.groups)} groups, {cost.channels:,} units; {cost.parameters:,} parameters, {cost.macs:,} MACs"
+        + (f" at {_shapes(found.input_shapes)}" if found.input_shapes else "")
+    )
+
+
+@app.command()
+def prune(
+    model: ModelPath,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write. [default: MODEL.pruned.onnx]")
+    ] = None,
+    ratio: Ratio = None,
+    target_macs: TargetMacs = None,
+    target_params: TargetParams = None,
+    round_to: RoundTo = 8,
+    preset: Preset = "magnitude",
+    passes: Passes = None,
+    plan: PlanPath = None,
+    include: Include = "",
+    exclude: Exclude = "",
+    input_shape: InputShape = [],  # noqa: B006
+    dim_param: DimParam = [],  # noqa: B006
+    seed: Seed = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and prove, but write nothing.")] = False,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a smaller ONNX file that provably computes what the cut promised.
+
+    Example: graphprune prune model.onnx --target-macs 50% -o small.onnx
+    """
+    from graphprune import api, report, tables
+
+    output = output or model.with_suffix(".pruned.onnx")
+    plan_file = output.with_suffix(".plan.json")
+    if not dry_run:
+        _must_be_new(output, force, model)
+        _must_be_new(plan_file, force, model)
+    with _progress(quiet or json, verbose) as announce:
+        result = api.prune(
+            model,
+            **_amounts(ratio, target_macs, target_params, round_to, preset, passes, plan),
+            **_sizes(input_shape, dim_param),
+            include=include,
+            exclude=exclude,
+            seed=seed,
+            command=_command(),
+            announce=announce,
+        )
+        if not dry_run:
+            result.save(output)
+            api.write_file(plan_file, result.plan_json())
+    if json:
+        _print_json(report.to_json(result.report))
+    elif not quiet:
+        out.print(tables.summary(result.report, {}))
+        _advise(result.report)
+        out.print("nothing written (--dry-run)" if dry_run else f"wrote {output} and {plan_file}")
+
+
+@app.command()
+def compile(
+    model: ModelPath,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The folder to write. [default: MODEL.graphprune]")
+    ] = None,
+    target: Annotated[list[str], typer.Option(help="What to compile for; repeatable.")] = ["host"],  # noqa: B006
+    ratio: Ratio = None,
+    target_macs: TargetMacs = None,
+    target_params: TargetParams = None,
+    round_to: RoundTo = 8,
+    preset: Preset = "magnitude",
+    passes: Passes = None,
+    plan: PlanPath = None,
+    include: Include = "",
+    exclude: Exclude = "",
+    input_shape: InputShape = [],  # noqa: B006
+    dim_param: DimParam = [],  # noqa: B006
+    seed: Seed = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and prove, but compile and write nothing.")] = False,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Prune a model and compile it: one folder with model.onnx, plan.json, report.json and the libraries.
+
+    Example: graphprune compile model.onnx --target-macs 80%
+    """
+    from graphprune import api, report, tables
+
+    output = output or model.with_suffix(".graphprune")
+    options: dict[str, Any] = {
+        **_amounts(ratio, target_macs, target_params, round_to, preset, passes, plan),
+        **_sizes(input_shape, dim_param),
+        "include": include,
+        "exclude": exclude,
+        "seed": seed,
+        "command": _command(),
+    }
+    with _progress(quiet or json, verbose) as announce:
+        if dry_run:
+            result = api.prune(model, announce=announce, **options)
+        else:
+            result = api.compile(model, output, targets=target, force=force, announce=announce, **options)
+    if json:
+        _print_json(report.to_json(result.report))
+    elif not quiet:
+        out.print(tables.summary(result.report, result.report.latency))
+        _advise(result.report)
+        out.print("nothing written (--dry-run)" if dry_run else f"wrote {output}/")
+
+
+@app.command()
+def verify(
+    original: ModelPath,
+    pruned: Annotated[Path, typer.Argument(help="A pruned file, or a folder that `compile` wrote.", metavar="PRUNED")],
+    plan: PlanPath = None,
+    input_shape: InputShape = [],  # noqa: B006
+    dim_param: DimParam = [],  # noqa: B006
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Prove that a pruned model equals its original with the same units zeroed.
+
+    Example: graphprune verify model.onnx model.graphprune
+    """
+    from graphprune import api, report
+    from graphprune import plan as plans
+    from graphprune.errors import VerificationError
+
+    model = pruned / "model.onnx" if pruned.is_dir() else pruned
+    default = pruned / "plan.json" if pruned.is_dir() else pruned.with_suffix(".plan.json")
+    agreement = api.verify(original, model, plans.read(plan or default), seed=seed, **_sizes(input_shape, dim_param))
+    if json:
+        _print_json(report.to_json(agreement))
+    if not agreement.holds:
+        raise VerificationError(
+            f"{model} is off by {agreement.error:.2e} from {original} with the plan's units zeroed, "
+            f"more than {agreement.rtol:.0e}",
+            "it was changed after pruning, or belongs to another original or plan",
+        )
+    if not (quiet or json):
+        out.print(f"ok: largest error {agreement.error:.1e}, allowed {agreement.rtol:.0e}")
+
+
+@app.command()
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files and compiled folders; the first is the baseline.")],
+    seconds: Annotated[float, typer.Option(help="How long to measure in all.")] = 5.0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime; libraries use one.")] = 1,
+    input_shape: InputShape = [],  # noqa: B006
+    dim_param: DimParam = [],  # noqa: B006
+    seed: Seed = 0,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Time models in turn on the same inputs: medians, quartiles, ratios.
+
+    Example: graphprune bench model.onnx model.graphprune
+    """
+    from graphprune import api, tables
+
+    sizes = _sizes(input_shape, dim_param)
+    timings = api.bench(models, seconds=seconds, threads=threads, seed=seed, **sizes)
+    if json:
+        import msgspec
+
+        _print_json(msgspec.json.format(msgspec.json.encode(timings), indent=2))
+        return
+    out.print(tables.latencies(timings))
+    runs = next(iter(timings.values())).runs
+    out.print(f"{runs} rounds in turn, onnxruntime with {threads} thread{'s' * (threads > 1)}, libraries with 1")
+
+
+def _sizes(input_shape: list[str], dim_param: list[str]) -> dict[str, Any]:
+    return {"input_shapes": dict(map(_shape, input_shape)), "dim_params": dict(map(_size, dim_param))}
+
+
+def _amounts(
+    ratio: float | None,
+    macs: float | None,
+    params: float | None,
+    round_to: int,
+    preset: str,
+    passes: str | None,
+    plan: Path | None,
+) -> dict[str, Any]:
+    from graphprune import plan as plans
+
+    targets = macs if macs is not None else params
+    ways = {"--ratio": ratio, "--target-macs or --target-params": targets, "--passes": passes, "--plan": plan}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} exclude each other", "give one way to say what to remove")
+    return {
+        "ratio": ratio,
+        "target_macs": macs,
+        "target_params": params,
+        "round_to": round_to,
+        "preset": preset,
+        "passes": passes,
+        "plan": plans.read(plan) if plan else None,
+    }
+
+
+def _must_be_new(path: Path, force: bool, source: Path) -> None:
+    from graphprune.errors import OutputError
+
+    if path.exists() and path.resolve() == source.resolve():
+        raise OutputError(f"{path} is the input", "choose another file with -o")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already", "choose another with -o, or replace it with --force")
+
+
+def _advise(report: Any) -> None:
+    if report.kept.channels == 1 and report.groups:
+        out.print("Nothing was asked to be removed: --ratio 30%, --target-macs 80% or --target-params 50% prune.")
+
+
+@contextmanager
+def _progress(quiet: bool, verbose: bool) -> Iterator[Any]:
+    """Announce steps: a spinner on a terminal, a line each with -v, nothing otherwise."""
+    if quiet:
+        yield lambda text: None
+    elif verbose or not err.is_terminal:
+        yield (lambda text: err.print(text, style="dim")) if verbose else (lambda text: None)
+    else:
+        with err.status("start") as status:
+            yield lambda text: status.update(text)
+
+
+def _print_json(data: bytes) -> None:
+    sys.stdout.write(data.decode().rstrip() + "\n")
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in shapes.items())
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line; every deliberate error is one line, a hint, and its exit code."""
+    verbose = bool({"-v", "--verbose"} & set(sys.argv))
+    try:
+        app()
+    except GraphpruneError as error:
+        _fail(str(error), error.hint, error.exit_code, verbose)
+    except MemoryError:
+        _fail("out of memory", "close other programs or use a smaller model", 1, verbose)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written", "", 1, verbose)
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error}", "this is a defect: run again with -v and report it", 1, verbose)
+
+
+def _fail(message: str, hint: str, code: int, verbose: bool) -> None:
+    if verbose:
+        traceback.print_exc()
+    err.print(f"error: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if hint:
+        err.print(f"hint: {hint}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

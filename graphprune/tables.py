@@ -1,0 +1,87 @@
+"""What the terminal shows: tables that fit 80 columns, made from the same report the JSON holds."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from rich import box
+from rich.table import Table
+
+from graphprune.latency import Timing
+from graphprune.report import Report
+
+
+def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
+    """Before, after and the share kept; the proofs; the latencies."""
+    table = _table("", "before", "after", "kept")
+    before, after = report.before, report.after
+    table.add_row("channels", f"{before.channels:,}", f"{after.channels:,}", _share(report.kept.channels))
+    table.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}", _share(report.kept.parameters))
+    table.add_row("MACs", f"{before.macs:,}", f"{after.macs:,}", _share(report.kept.macs))
+    table.add_row("weights", _bytes(before.bytes), _bytes(after.bytes), _share(after.bytes / max(before.bytes, 1)))
+    table.add_section()
+    law = next((s for s in report.steps if s.law), None)
+    if law is not None:
+        table.add_row("error, cut against zeroed", "", f"{law.error:.1e}", f"≤ {law.tolerance:.0e}")
+    for target in report.targets:
+        label = f"error, {target.name} against onnxruntime"
+        table.add_row(label, "", f"{target.error:.1e}", f"≤ {target.tolerance:.0e}")
+    if latency:
+        table.add_section()
+        baseline = next(iter(latency.values()))
+        for name, timing in list(latency.items())[1:]:
+            table.add_row(
+                f"latency, {name}", f"{baseline.median_ms:.2f} ms", f"{timing.median_ms:.2f} ms", _share(timing.ratio)
+            )
+    return table
+
+
+def latencies(timings: Mapping[str, Timing]) -> Table:
+    """Medians, quartiles and ratios of a bench run."""
+    table = _table("", "median", "quartiles", "of the first")
+    for name, t in timings.items():
+        table.add_row(name, f"{t.median_ms:.3f} ms", f"{t.low_ms:.3f} – {t.high_ms:.3f} ms", f"×{t.ratio:.2f}")
+    return table
+
+
+def groups(report: Report) -> Table:
+    """Every group with its units and how many axes move together."""
+    table = _table("group", "units", "coupled axes")
+    for group in report.groups:
+        table.add_row(group.name, f"{group.units:,}", str(len(group.axes)))
+    return table
+
+
+def pins(report: Report) -> Table:
+    """The reasons for pinned axes, most frequent first, with an example each; the report lists every axis."""
+    table = _table("pinned because", "axes", "for example")
+    found: Counter[str] = Counter()
+    example: dict[str, str] = defaultdict(str)
+    for pin in report.pinned:
+        found[pin.reason] += 1
+        example[pin.reason] = example[pin.reason] or f"{pin.tensor}[{pin.axis}]"
+    for reason, count in found.most_common():
+        table.add_row(reason, str(count), example[reason])
+    table.columns[2].justify = "left"
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="right" if k else "left", overflow="fold" if k == 0 else "ellipsis")
+    return table
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
