@@ -257,7 +257,7 @@ def verify(
         _print_json(report.to_json(agreement))
     if not agreement.holds:
         raise VerificationError(
-            f"{model} is off by {agreement.error:.2e} from {original} with the plan's units zeroed, "
+            f"{model} is off by {agreement.error:.2e} from what the plan makes of {original}, "
             f"more than {agreement.rtol:.0e}",
             "it was changed after pruning, or belongs to another original or plan",
         )

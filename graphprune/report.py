@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -27,7 +28,11 @@ PACKAGES = (
 
 
 class StepReport(msgspec.Struct, frozen=True):
-    """One pass: wall seconds, nodes after it, and the proof if it changed the model."""
+    """One pass: wall seconds, nodes after it, and the proof if it changed the model.
+
+    ``law`` marks the cut, whose error is against the zeroed model; no ``tolerance`` marks a pass that changes outputs
+    on purpose.
+    """
 
     step: str
     seconds: float
@@ -101,8 +106,8 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def rewrite_error(self) -> float:
-        """The largest change a rewriting pass made to an output."""
-        return max((s.error for s in self.steps if not s.law and s.error is not None), default=0.0)
+        """The largest change to an output by a pass that must make none."""
+        return max((s.error for s in self.steps if not s.law and s.error and s.tolerance), default=0.0)
 
 
 def build(
@@ -165,7 +170,7 @@ def _step(record: Record) -> StepReport:
         round(record.seconds, 4),
         record.nodes,
         proof.error if proof else None,
-        proof.rtol if proof else None,
+        proof.rtol if proof and math.isfinite(proof.rtol) else None,
         bool(record.cut),
     )
 
