@@ -1,0 +1,71 @@
+"""Relax to kernels: the passes, in order, from an imported module to a straight `main` and scheduled functions."""
+
+from __future__ import annotations
+
+import re
+
+import tvm
+from tvm import relax, tirx
+
+from graphprune.compile.fold import fold_constants
+from graphprune.compile.schedule import hoist_scratch, schedule
+from graphprune.compile.targets import Target
+from graphprune.errors import CompileError
+
+Scratch = dict[str, list[tuple[str, tuple[int, ...]]]]
+
+
+def llvm_target(target: Target) -> tvm.target.Target:
+    """TVM's form of `target`. Sums may be reordered and contracted: a dot product is vectors of partial sums."""
+    config = {"kind": "llvm", "mcpu": target.cpu, "fast-math-reassoc": 1, "fast-math-contract": 1, "fast-math-nsz": 1}
+    if target.triple:
+        config["mtriple"] = target.triple
+    llvm = tvm.target.Target(config)
+    return llvm.with_host(llvm)
+
+
+def lower(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, Scratch]:
+    """`module` as kernels and a `main` that only allocates and calls them; the scratch arrays each kernel takes."""
+    transform = relax.transform
+    with llvm_target(target), tvm.transform.PassContext(opt_level=3):
+        module = transform.DecomposeOpsForInference()(module)
+        module = fold_constants(transform.CanonicalizeBindings()(module))
+        module = transform.FoldConstant()(module)
+        module = transform.LegalizeOps()(module)
+        _no_library_calls(module)
+        for step in (
+            transform.AnnotateTIROpPattern(),
+            transform.FoldConstant(),
+            transform.FuseOps(),
+            transform.FuseTIR(),
+            transform.RewriteDataflowReshape(),
+            transform.DeadCodeElimination(),
+            transform.ToNonDataflow(),
+            transform.RemovePurityChecking(),
+            transform.CallTIRRewrite(),
+        ):
+            module = step(module)
+    return _schedule(module)
+
+
+def _schedule(module: tvm.IRModule) -> tuple[tvm.IRModule, Scratch]:
+    scratch: Scratch = {}
+    for variable, function in list(module.functions.items()):
+        if isinstance(function, tirx.PrimFunc):
+            function, buffers = hoist_scratch(schedule(function))
+            module[variable] = function.with_attr("global_symbol", variable.name_hint)
+            if buffers:
+                scratch[str(variable.name_hint)] = buffers
+    return module, scratch
+
+
+def _no_library_calls(module: tvm.IRModule) -> None:
+    """Refuse kernels that call into TVM's runtime library (sorting, random numbers): an artefact ships without it."""
+    for variable, function in module.functions.items():
+        if isinstance(function, tirx.PrimFunc):
+            called = re.search(r'call_c?packed\("([^"]+)"', function.script())
+            if called:
+                raise CompileError(
+                    f"operator {variable.name_hint} needs {called[1]} of TVM's runtime; compiled models have none",
+                    "leave compilation out for this model",
+                )

@@ -1,0 +1,54 @@
+"""`manifest.json`: what lies in an artefact folder. Read by the runtime, so nothing here imports a compiler."""
+
+from __future__ import annotations
+
+import msgspec
+
+FORMAT = 1
+LIBRARY_PREFIX = "graphprune"
+
+
+class Value(msgspec.Struct, frozen=True):
+    """An input or output of the model: its ONNX name, numpy dtype name and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """The machine a library was built for."""
+
+    name: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """One call of the compiled program.
+
+    Attributes:
+        name: the function in the library.
+        kind: `ours` for a scheduled kernel of graphprune, `fallback` for one that TVM's legalisation wrote.
+        nodes: ONNX nodes it computes, where known.
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The facts of a compiled model."""
+
+    name: str
+    target: Machine
+    library: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    workspace_bytes: int
+    weights_bytes: int
+    kernels: tuple[Kernel, ...]
+    versions: dict[str, str]
+    format: int = FORMAT

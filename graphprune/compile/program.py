@@ -1,0 +1,164 @@
+"""The static program: a straight list of kernel calls on tensors whose place in memory is known.
+
+Lowered Relax leaves `main` as allocations, kernel calls, views and aliases. Reading it once gives everything the
+emitted C needs; nothing of Relax is left at run time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from graphprune.errors import CompileError
+
+
+@dataclass
+class Tensor:
+    """One array of the program.
+
+    Attributes:
+        dtype: numpy dtype name.
+        shape: static shape.
+        root: index of the tensor whose memory this one is (itself unless it is a view).
+        value: the data of a constant, None for an array of the workspace.
+        offset: byte offset in the weights file or in the workspace, once planned.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    root: int
+    value: np.ndarray | None = None
+    offset: int = -1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the array takes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass
+class Call:
+    """A call of the kernel `function` on tensors; `label` is the Relax variable of its result."""
+
+    function: str
+    arguments: tuple[int, ...]
+    label: str = ""
+
+
+@dataclass
+class Program:
+    """All of it: tensors, calls in order, and which tensors are the model's inputs and outputs."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+
+    def add(self, dtype: str, shape: tuple[int, ...], root: int | None = None, value: np.ndarray | None = None) -> int:
+        """A new tensor; the view of `root` where that is given."""
+        index = len(self.tensors)
+        self.tensors.append(Tensor(dtype, shape, index if root is None else self.tensors[root].root, value))
+        return index
+
+    @property
+    def constants(self) -> list[Tensor]:
+        """The tensors that live in the weights file."""
+        return [t for i, t in enumerate(self.tensors) if t.value is not None and t.root == i]
+
+
+def read_program(module: tvm.IRModule, scratch: dict[str, list[tuple[str, tuple[int, ...]]]]) -> Program:
+    """The program in the lowered `main` of `module`.
+
+    Args:
+        module: after CallTIRRewrite; every shape static.
+        scratch: per kernel, dtype and shape of the scratch arrays it takes after its own arguments.
+
+    Raises:
+        CompileError: `main` holds something that is no kernel call, such as a shape known only at run time.
+    """
+    return _Reader(scratch).read(module["main"])
+
+
+class _Reader:
+    def __init__(self, scratch: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
+        self.program = Program()
+        self.scratch = scratch
+        self.values: dict[Any, Any] = {}  # relax variable → tensor index, or a tuple of them
+        self.constants: dict[int, int] = {}  # address of a constant's data → tensor index
+        self.alive: list[Any] = []  # keeps those addresses from being reused
+
+    def read(self, main: relax.Function) -> Program:
+        for parameter in main.params:
+            index = self.program.add(*_type(parameter, "input"))
+            self.program.inputs.append(index)
+            self.values[parameter] = index
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                self.values[binding.var] = self.visit(binding.value, str(binding.var.name))
+        result = self.value(main.body.body)
+        self.program.outputs = list(result) if isinstance(result, tuple) else [result]
+        return self.program
+
+    def value(self, expr: Any) -> Any:
+        if isinstance(expr, relax.Var):
+            return self.values[expr]
+        if isinstance(expr, relax.Tuple):
+            return tuple(self.value(item) for item in expr.fields)
+        if isinstance(expr, tvm.ir.GenericConst):
+            array = expr.value.numpy()
+            key = array.__array_interface__["data"][0] if array.size else id(expr)
+            if key not in self.constants:
+                self.constants[key] = self.program.add(array.dtype.name, array.shape, value=array)
+                self.alive.append(expr)
+            return self.constants[key]
+        raise CompileError(f"the lowered model holds {type(expr).__name__}, which has no static form")
+
+    def visit(self, expr: Any, name: str) -> Any:
+        if isinstance(expr, relax.TupleGetItem):
+            return self.value(expr.tuple_value)[expr.index]
+        if not isinstance(expr, relax.Call):
+            self.label(self.value(expr), name)
+            return self.value(expr)
+        if isinstance(expr.op, tvm.ir.GlobalVar):
+            return self.call(expr)
+        operator = getattr(expr.op, "name", type(expr.op).__name__)
+        if operator == "relax.builtin.alloc_tensor":
+            shape = tuple(int(d) for d in expr.args[0].values)
+            return self.program.add(_dtype(str(expr.ty.dtype)), shape)
+        if operator == "relax.reshape":
+            dtype, shape = _type(expr, name)
+            return self.program.add(dtype, shape, root=self.value(expr.args[0]))
+        raise CompileError(
+            f"operator {operator.removeprefix('relax.')} has no compiled form: its result depends on the data",
+            "leave compilation out for this model",
+        )
+
+    def label(self, index: Any, name: str) -> None:
+        """A kernel's result gets the variable it had in Relax right after the call."""
+        if self.program.calls and index in self.program.calls[-1].arguments:
+            self.program.calls[-1].label = name
+
+    def call(self, expr: relax.Call) -> tuple[()]:
+        name = str(expr.op.name_hint)
+        arguments = [self.value(a) for a in expr.args]
+        arguments += [self.program.add(dtype, shape) for dtype, shape in self.scratch.get(name, [])]
+        self.program.calls.append(Call(name, tuple(arguments)))
+        return ()
+
+
+def _dtype(dtype: str) -> str:
+    return "bool" if dtype in ("bool", "uint1") else dtype
+
+
+def _type(expr: Any, name: str) -> tuple[str, tuple[int, ...]]:
+    shape = getattr(expr.ty, "shape", None)
+    if not isinstance(shape, relax.ShapeExpr) or not all(isinstance(d, tvm.tirx.IntImm) for d in shape.values):
+        raise CompileError(
+            f"the shape of {name!r} depends on the data, and compiled models are static",
+            "leave compilation out for this model",
+        )
+    return _dtype(str(expr.ty.dtype)), tuple(int(d) for d in shape.values)

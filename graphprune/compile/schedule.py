@@ -1,0 +1,42 @@
+"""Schedules for the operators that TVM's legalisation writes, and scratch memory out of the kernels.
+
+The generated functions are plain loop nests with every intermediate in memory. Element-wise intermediates are inlined.
+What stays becomes a parameter, so that the static plan places it and no kernel allocates.
+"""
+
+from __future__ import annotations
+
+from tvm import s_tir, tirx
+
+
+def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """`function` with element-wise intermediates inlined into their readers."""
+    sch = s_tir.Schedule(function, debug_mask="none", error_render_level="fast")
+    for block in sch.get_child_blocks(sch.get_sblock("root")):
+        try:
+            sch.compute_inline(block)
+        except s_tir.ScheduleError:  # a reduction, an output, or read by something that cannot take it in
+            continue
+    return sch.mod["main"]
+
+
+def hoist_scratch(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[tuple[str, tuple[int, ...]]]]:
+    """`function` taking its top-level buffers as further parameters, and the dtype and shape of each."""
+    root = function.body.block
+    buffers = list(root.alloc_buffers)
+    if not buffers:
+        return function, []
+    block = s_tir.SBlock(
+        root.iter_vars,
+        root.reads,
+        root.writes,
+        root.name_hint,
+        root.body,
+        root.init,
+        [],
+        root.match_buffers,
+        root.annotations,
+    )
+    body = s_tir.SBlockRealize(function.body.iter_values, function.body.predicate, block)
+    hoisted = tirx.PrimFunc([*function.params, *buffers], body, function.ret_type, function.attrs)
+    return hoisted, [(str(b.dtype), tuple(int(d) for d in b.shape)) for b in buffers]

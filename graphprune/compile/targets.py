@@ -1,0 +1,79 @@
+"""The machines a model can be compiled for: one record each.
+
+A target names the LLVM triple, the processor and its features, and what follows from them for the kernels: how many
+float32 lanes a vector register has and how many registers there are. Adding a target is adding a record to `TARGETS`.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphprune.errors import CompileError
+
+_MACHINES = {"x86_64": "x86-64", "amd64": "x86-64", "x86-64": "x86-64", "arm64": "aarch64", "aarch64": "aarch64"}
+_SUFFIXES = {"linux": ".so", "darwin": ".dylib", "win32": ".dll"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the compiler must know of a machine.
+
+    Attributes:
+        name: the artefact's sub-folder, for example `x86-64`.
+        triple: LLVM target triple; empty means the machine we run on.
+        cpu: LLVM processor name.
+        features: processor features a library built for this target may use; checked before the model runs.
+        lanes: float32 values in one vector register.
+        registers: vector registers.
+        library: file name of the shared library.
+        zig: triple for `zig cc -target`; empty builds for the machine we run on.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    lanes: int
+    registers: int
+    library: str
+    zig: str = ""
+
+
+def machine() -> str:
+    """Sub-folder name of the machine we run on: `x86-64`, `aarch64`, or Python's own name for anything else."""
+    name = platform.machine().lower()
+    return _MACHINES.get(name, name)
+
+
+def host() -> Target:
+    """The machine we run on, as LLVM sees it."""
+    import tvm
+
+    triple = str(tvm.get_global_func("target.llvm_get_system_triple")())
+    cpu = str(tvm.get_global_func("target.llvm_get_system_cpu")())
+    llvm = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
+    present = tvm.get_global_func("target.llvm_get_cpu_features")(llvm)
+    name = machine()
+    if name == "x86-64":
+        features = tuple(f for f in ("avx2", "fma", "avx512f", "avx512vl", "avx512bw", "avx512dq") if f in present)
+        lanes, registers = (16, 32) if "avx512vl" in features else (8, 16) if "fma" in features else (4, 16)
+    else:
+        features, lanes, registers = (), 4, 32 if name == "aarch64" else 16
+    return Target(name, triple, cpu, features, lanes, registers, "model" + _SUFFIXES.get(sys.platform, ".so"))
+
+
+TARGETS: dict[str, Callable[[], Target]] = {"host": host}
+
+
+def resolve(name: str) -> Target:
+    """The target called `name`.
+
+    Raises:
+        CompileError: no such target.
+    """
+    if name not in TARGETS:
+        raise CompileError(f"unknown target {name!r}", f"targets: {', '.join(sorted(TARGETS))}")
+    return TARGETS[name]()

@@ -1,0 +1,132 @@
+"""Run a compiled model: ctypes and numpy, no compiler and no TVM.
+
+model = graphprune.runtime.load("mobilenet.graphprune")
+outputs = model({"input": image})
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from graphprune.compile.manifest import FORMAT, Manifest, Value
+from graphprune.compile.targets import machine
+from graphprune.errors import InvalidModelError, UsageError
+
+
+def load(folder: str | Path) -> CompiledModel:
+    """The compiled model in `folder`: an artefact folder, or the folder that holds one per machine.
+
+    Raises:
+        InvalidModelError: no artefact there, or none that runs on this machine.
+    """
+    folder = Path(folder)
+    here = folder if (folder / "manifest.json").exists() else folder / machine()
+    path = here / "manifest.json"
+    if not path.exists():
+        found = sorted(p.parent.name for p in folder.glob("*/manifest.json")) if folder.is_dir() else []
+        hint = f"compiled for: {', '.join(found)}" if found else "compile the model first"
+        raise InvalidModelError(f"{folder} holds no compiled model for this machine ({machine()})", hint)
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise InvalidModelError(f"{path}: {error}", "compile the model again") from error
+    if manifest.format != FORMAT:
+        raise InvalidModelError(
+            f"{path}: format {manifest.format}, this graphprune reads {FORMAT}", "compile the model again"
+        )
+    return CompiledModel(here, manifest)
+
+
+class CompiledModel:
+    """A callable: numpy arrays by input name in, numpy arrays by output name out.
+
+    Calls of one instance from several threads take turns; for parallel runs load the model once per thread (the weights
+    are mapped from the file and shared).
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._lock = threading.Lock()
+        self._handle = None
+        weights = folder / "weights.bin"
+        if not weights.exists() or weights.stat().st_size != manifest.weights_bytes:
+            raise InvalidModelError(f"{weights} is missing or not the file of this model", "compile the model again")
+        with weights.open("rb") as file:
+            self._weights = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        try:
+            self._library = _open(folder / manifest.library)
+        except OSError as error:
+            raise InvalidModelError(f"{folder / manifest.library} cannot be loaded: {error}") from error
+        if not self._library.graphprune_supported():
+            needs = ", ".join(manifest.target.features)
+            raise InvalidModelError(
+                f"{folder} was compiled for {manifest.target.cpu} ({needs}), not for this processor"
+            )
+        self._handle = self._library.graphprune_create(self._weights.ctypes.data)
+        if not self._handle:
+            raise MemoryError(f"{folder}: no memory for a workspace of {manifest.workspace_bytes} bytes")
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the model.
+
+        Args:
+            inputs: for each input of the manifest an array of exactly its dtype and shape.
+
+        Raises:
+            UsageError: an input is missing, unknown, or has another dtype or shape.
+        """
+        unknown = sorted(set(inputs) - {value.name for value in self.manifest.inputs})
+        if unknown:
+            names = ", ".join(value.name for value in self.manifest.inputs)
+            raise UsageError(f"the model has no input {unknown[0]!r}", f"inputs: {names}")
+        arrays = [_checked(value, inputs) for value in self.manifest.inputs]
+        outputs = {value.name: np.empty(value.shape, value.dtype) for value in self.manifest.outputs}
+        with self._lock:
+            failed = self._library.graphprune_run(self._handle, _pointers(arrays), _pointers(list(outputs.values())))
+            if failed:
+                kernel = self.manifest.kernels[failed - 1].name
+                raise InvalidModelError(
+                    f"kernel {kernel} failed: {self._library.graphprune_error(self._handle).decode()}"
+                )
+        return outputs
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.graphprune_destroy(self._handle)
+            self._handle = None
+
+
+def _checked(value: Value, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    if value.name not in inputs:
+        raise UsageError(f"input {value.name!r} is missing")
+    array = np.asarray(inputs[value.name])
+    if array.dtype != np.dtype(value.dtype):
+        raise UsageError(f"input {value.name!r} has dtype {array.dtype}, the model takes {value.dtype}")
+    if array.shape != value.shape:
+        raise UsageError(f"input {value.name!r} has shape {array.shape}, the model takes {value.shape}")
+    return np.ascontiguousarray(array)
+
+
+def _pointers(arrays: list[np.ndarray]) -> ctypes.Array:
+    return (ctypes.c_void_p * max(len(arrays), 1))(*(array.ctypes.data for array in arrays))
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path.resolve()))
+    library.graphprune_supported.restype = ctypes.c_int
+    library.graphprune_create.argtypes = [ctypes.c_void_p]
+    library.graphprune_create.restype = ctypes.c_void_p
+    library.graphprune_destroy.argtypes = [ctypes.c_void_p]
+    library.graphprune_destroy.restype = None
+    library.graphprune_error.argtypes = [ctypes.c_void_p]
+    library.graphprune_error.restype = ctypes.c_char_p
+    library.graphprune_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    library.graphprune_run.restype = ctypes.c_int
+    return library
