@@ -203,6 +203,7 @@ def compile(
         VerificationError: a compiled library differs from onnxruntime.
     """
     from graphprune.compile import compile_model
+    from graphprune.compile.targets import resolve
     from graphprune.runtime import load as load_library
 
     folder = Path(folder)
@@ -222,7 +223,7 @@ def compile(
         (beside / "plan.json").write_bytes(result.plan_json())
         for target in targets:
             announce(f"compile for {target}")
-            artefact = compile_model(result.model.proto(), beside / target, target, shapes, announce)
+            artefact = compile_model(result.model.proto(), beside / resolve(target).name, target, shapes, announce)
             library = load_library(artefact.folder)
             agreement = compare(library(inputs), reference, tolerance)
             if not agreement.holds:
