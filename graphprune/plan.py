@@ -84,9 +84,7 @@ def as_drop(plan: Plan, groups: Iterable[Group]) -> Drop:
     lengths = {dim: len(labels) for group in groups for dim, labels in group.labels.items()}
     for dim, removal in wanted.items():
         if dim not in lengths:
-            raise UsageError(
-                f"the plan cuts {dim}, which this model does not have or pins", "was it made for this model?"
-            )
+            raise UsageError(f"the plan cuts {dim}, which this model lacks or pins", "was it made for this model?")
         if lengths[dim] != removal.size or not all(0 <= k < removal.size for k in removal.removed):
             raise UsageError(f"the plan has {removal.size} positions on {dim}, the model {lengths[dim]}", "")
     drop = {}

@@ -30,16 +30,16 @@ def table(context: typer.Context) -> None:
     """List the models."""
     if context.invoked_subcommand:
         return
-    output = Table("name", "floats", "size", "from", "items", "accuracy, %", box=SIMPLE_HEAD)
-    output.columns[0].no_wrap = True
+    output = Table("name", "values", "MB", "from", "items", "top-1 / 5, %", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    output.columns[0].no_wrap = output.columns[-1].no_wrap = True
     for model in zoo().values():
         output.add_row(
             model.name,
             f"{model.parameters / 1e6:.2f} M",
-            f"{model.parameters * 4 / 1e6:.1f} MB",
+            f"{model.parameters * 4 / 1e6:.1f}",
             model.source,
             ", ".join(model.data),
-            ", ".join(f"top-{top} {value:.2f}" for top, value in zip(model.tops, model.baseline, strict=False)),
+            " / ".join(f"{value:.2f}" for value in model.baseline),
         )
     Console().print(output)
 

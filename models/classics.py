@@ -104,7 +104,7 @@ ZOO = tuple(
         path=CACHE / f"{name}.onnx",
         build=partial(build, name=name),
         parameters=parameters,
-        source="onnx package, random weights",
+        source="onnx package",
         licence="Apache-2.0",
     )
     for name, parameters in PARAMETERS.items()

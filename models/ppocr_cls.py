@@ -20,7 +20,7 @@ WORDS = """
 invoice total amount payment due date order number customer address street phone email product quantity price
 discount delivery received signature reference account balance summer winter river mountain garden window
 kitchen morning evening quick brown jumps over lazy dog report annual budget meeting chapter figure table
-""".split()
+"""
 
 
 def build(path: Path) -> None:
@@ -41,7 +41,9 @@ def _line(rng: np.random.Generator, turned: bool) -> np.ndarray:
     """One noisy line as the classifier takes it: BGR, 48 high, padded on the right to 192, scaled to [-1, 1]."""
     from PIL import Image, ImageDraw, ImageFont
 
-    words = [str(rng.choice(WORDS)).title() if rng.random() < 0.5 else str(rng.integers(10, 9999)) for _ in range(2)]
+    words = [
+        str(rng.choice(WORDS.split())).title() if rng.random() < 0.5 else str(rng.integers(10, 9999)) for _ in range(2)
+    ]
     text = " ".join(words)
     font = ImageFont.load_default(size=int(rng.integers(20, 34)))
     left, top, right, bottom = font.getbbox(text)
@@ -67,7 +69,7 @@ ZOO = (
         path=CACHE / "ppocr_cls.onnx",
         build=build,
         parameters=133_700,
-        source="PyPI rapidocr-onnxruntime 1.4.4",
+        source="PyPI",
         licence="Apache-2.0",
         data={"lines": lines},
         baseline=(96.0,),

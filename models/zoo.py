@@ -56,7 +56,7 @@ class ZooModel:
         path: its ONNX file, committed or in the cache.
         build: writes the ONNX file to the path it is given; None where the file is committed.
         parameters: number of float values in the file, statistics of BatchNorm included.
-        source: how it is obtained, in a few words.
+        source: where it comes from, in two words.
         licence: licence of the weights.
         data: labelled items by name; the first is the default, none means random weights.
         tops: which top-k accuracies to report.
