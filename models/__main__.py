@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from models import MissingError, find, zoo
+from models import MissingError, catalogue, find
 from models.zoo import CACHE, compiled_run, onnxruntime_run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -32,7 +32,7 @@ def table(context: typer.Context) -> None:
         return
     output = Table("name", "values", "MB", "from", "items", "top-1 / 5, %", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     output.columns[0].no_wrap = output.columns[-1].no_wrap = True
-    for model in zoo().values():
+    for model in catalogue().values():
         output.add_row(
             model.name,
             f"{model.parameters / 1e6:.2f} M",

