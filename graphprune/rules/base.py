@@ -162,6 +162,15 @@ def cover(a: Operand, axis: int, at: np.ndarray) -> Tie:
     return Tie(a.dim(axis), a.dim(axis), at, at)
 
 
+def contraction(a: Operand, axis_a: int, b: Operand, axis_b: int, at_b: np.ndarray | None = None) -> Ties:
+    """The axis summed over may shrink only where one side is a weight, which zeroing silences for certain."""
+    if any(o.constant is not None and o.constant.dtype.kind == "f" for o in (a, b)):
+        yield tie(a, axis_a, b, axis_b, at_b=at_b)
+    else:
+        for operand, axis in ((a, axis_a), (b, axis_b)):
+            yield Pin(operand.dim(axis), "summed over in a product of two computed tensors")
+
+
 def tie_all(a: Operand, b: Operand) -> Ties:
     """Tie every axis of two tensors of one rank wherever the sizes agree."""
     for axis in range(b.rank):
@@ -180,9 +189,10 @@ def set_ints(node: gs.Node, attribute: str, index: int, values: Iterable[int]) -
     if attribute in node.attrs:
         node.attrs[attribute] = values
         return
-    name = f"{node.outputs[0].name}:{attribute}"
-    replacement = gs.Constant(name, np.asarray(values, np.int64))
-    if index < len(node.inputs):
+    given = node.inputs[index] if index < len(node.inputs) else None
+    dtype = given.dtype if isinstance(given, gs.Constant) else np.int64  # several inputs may have to share one type
+    replacement = gs.Constant(f"{node.outputs[0].name}:{attribute}", np.asarray(values, dtype))
+    if given is not None:
         node.inputs[index] = replacement
     else:
         node.inputs.append(replacement)

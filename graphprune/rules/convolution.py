@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.rules.base import Call, Kept, Operand, Rule, Ties, tie
+from graphprune.rules.base import Call, Kept, Operand, Rule, Ties, contraction, tie
 
 
 def _weight(call: Call) -> Operand:
@@ -34,8 +34,8 @@ def _depthwise(call: Call) -> Ties:
 
 def _same_in_every_group(a: Operand, groups: int) -> Ties:
     """Channels at the same offset of every group go together, which keeps the groups equal in size."""
-    at = np.arange(a.shape[1])
-    yield tie(a, 1, a, 1, at, at % (a.shape[1] // groups))
+    if groups > 1:
+        yield tie(a, 1, a, 1, at_b=np.arange(a.shape[1]) % (a.shape[1] // groups))
 
 
 def _conv_ties(call: Call) -> Ties:
@@ -43,28 +43,23 @@ def _conv_ties(call: Call) -> Ties:
     yield tie(x, 0, y, 0)
     yield tie(w, 0, y, 1)
     yield from _bias(call)
-    if groups == 1:
-        yield tie(x, 1, w, 1)
-    elif groups == x.shape[1]:
+    if 1 < groups == x.shape[1]:
         yield from _depthwise(call)
     else:
-        at = np.arange(x.shape[1])
-        yield tie(x, 1, w, 1, at, at % w.shape[1])
+        yield from contraction(x, 1, w, 1, np.arange(x.shape[1]) % w.shape[1])
         yield from _same_in_every_group(y, groups)
 
 
 def _transposed_ties(call: Call) -> Ties:
     x, w, y, groups = call.x, _weight(call), call.y, _groups(call)
     yield tie(x, 0, y, 0)
-    yield tie(x, 1, w, 0)
     yield from _bias(call)
-    if groups == 1:
-        yield tie(w, 1, y, 1)
-    elif groups == x.shape[1]:
+    if 1 < groups == x.shape[1]:
+        yield tie(x, 1, w, 0)
         yield from _depthwise(call)
     else:
-        at = np.arange(y.shape[1])
-        yield tie(y, 1, w, 1, at, at % w.shape[1])
+        yield from contraction(x, 1, w, 0)
+        yield tie(y, 1, w, 1, at_b=np.arange(y.shape[1]) % w.shape[1])
         yield from _same_in_every_group(x, groups)
 
 

@@ -60,9 +60,11 @@ _UNARY = [
     "IsInf",
     "IsNaN",
     "LeakyRelu",
+    "Log",
     "Mish",
     "Neg",
     "Not",
+    "Reciprocal",
     "Relu",
     "Round",
     "Selu",
@@ -90,7 +92,6 @@ _BROADCAST = [
     "Max",
     "Mean",
     "Min",
-    "Mod",
     "Mul",
     "Or",
     "Pow",
@@ -103,6 +104,6 @@ _BROADCAST = [
 RULES = {
     **dict.fromkeys(_UNARY, Rule(_unary_ties)),
     **dict.fromkeys(_BROADCAST, Rule(_broadcast_ties)),
-    "Div": Rule(_broadcast_ties, neutral={1: 1.0}),
+    **dict.fromkeys(["Div", "Mod"], Rule(_broadcast_ties, neutral={1: 1.0})),
     "PRelu": Rule(_prelu_ties),
 }

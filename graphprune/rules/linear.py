@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from graphprune.rules.base import Call, Operand, Pin, Rule, Ties, tie
-
-
-def _contraction(a: Operand, axis_a: int, b: Operand, axis_b: int) -> Ties:
-    """The axis summed over may shrink only where one side is a weight, which zeroing silences for certain."""
-    if a.constant is not None or b.constant is not None:
-        yield tie(a, axis_a, b, axis_b)
-    else:
-        yield Pin(a.dim(axis_a), "summed over in a product of two computed tensors")
-        yield Pin(b.dim(axis_b), "summed over in a product of two computed tensors")
+from graphprune.rules.base import Call, Operand, Rule, Ties, contraction, tie
 
 
 def _second(call: Call) -> Operand:
@@ -28,7 +19,7 @@ def _gemm_ties(call: Call) -> Ties:
     inner_b, columns = (1, 0) if call.attrs.get("transB", 0) else (0, 1)
     yield tie(a, rows, y, 0)
     yield tie(b, columns, y, 1)
-    yield from _contraction(a, inner, b, inner_b)
+    yield from contraction(a, inner, b, inner_b)
     if (c := call.input(2)) is not None:
         for back in range(1, c.rank + 1):
             if c.shape[-back] == y.shape[-back]:
@@ -37,7 +28,7 @@ def _gemm_ties(call: Call) -> Ties:
 
 def _matmul_ties(call: Call) -> Ties:
     a, b, y = call.x, _second(call), call.y
-    yield from _contraction(a, a.rank - 1, b, max(b.rank - 2, 0))
+    yield from contraction(a, a.rank - 1, b, max(b.rank - 2, 0))
     if b.rank > 1 and y.rank:
         yield tie(b, b.rank - 1, y, y.rank - 1)
     if a.rank > 1 and y.rank:

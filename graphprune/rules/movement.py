@@ -41,18 +41,17 @@ def _split_axis(call: Call) -> int:
 
 def _split_ties(call: Call) -> Ties:
     x, at, start = call.x, _split_axis(call), 0
+    parts = [y for y in call.outputs if y is not None]
     sizes = call.input(1)
-    repairable = sizes is None or sizes.constant is not None
-    for y in call.outputs:
-        if y is None:
-            return  # without its size the positions of the later outputs are unknown
+    # The repair spells out the size of every part.
+    repairable = len(parts) == len(call.outputs) and (sizes is None or sizes.constant is not None)
+    for y in parts:
         for axis in range(x.rank):
             if axis != at:
                 yield tie(x, axis, y, axis)
             elif repairable:
-                own = np.arange(y.shape[axis])
-                yield tie(y, axis, x, axis, own, start + own)
-        start += y.shape[at]
+                yield tie(y, axis, x, axis, at_b=start + np.arange(y.shape[axis]))
+                start += y.shape[axis]
 
 
 def _split_repair(node: gs.Node, call: Call, kept: Kept) -> None:
@@ -154,6 +153,16 @@ def _renumbered_ties(call: Call) -> Ties:
         yield tie(call.x, a, call.y, b)
 
 
+def _squeeze_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    """Name the axes to drop where the node drops all of size 1: an axis cut down to 1 is none of them."""
+    if "axes" in call.attrs or call.input(1) is not None:
+        return
+    if any(len(kept(call.x, axis)) == 1 for axis, size in enumerate(call.x.shape) if size > 1):
+        if call.opset < 13:
+            node.attrs["axes"] = []
+        set_ints(node, "axes", 1, [axis for axis, size in enumerate(call.x.shape) if size == 1])
+
+
 def _pads(call: Call) -> list[tuple[int, int]] | None:
     """(before, after) for each axis; ``None`` where computed at run time."""
     pads = call.ints("pads", 1)
@@ -240,8 +249,8 @@ def _gather_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     left = kept(call.x, at)
     if picked.ndim == 1 and call.y.shape[at] == len(picked):
         picked = picked[kept(call.y, at)]
-    renumbered = np.searchsorted(left, picked)
-    node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:indices", renumbered.astype(np.int64).reshape(picked.shape))
+    renumbered = np.asarray(np.searchsorted(left, picked), np.int64)
+    node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:indices", renumbered)
 
 
 RULES = {
@@ -251,7 +260,7 @@ RULES = {
     "Flatten": Rule(_reshape_ties),
     "Reshape": Rule(_reshape_ties, _reshape_repair),
     "Transpose": Rule(_transpose_ties),
-    "Squeeze": Rule(_renumbered_ties),
+    "Squeeze": Rule(_renumbered_ties, _squeeze_repair),
     "Unsqueeze": Rule(_renumbered_ties),
     "Pad": Rule(_pad_ties, _pad_repair),
     "Gather": Rule(_gather_ties, _gather_repair),

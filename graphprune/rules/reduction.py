@@ -25,15 +25,15 @@ def _max_pool_ties(call: Call) -> Ties:
 
 
 def _resize_ties(call: Call) -> Ties:
-    """Axes that keep their size pass through; all stay where the target sizes are computed at run time."""
-    sizes = call.input(3)
-    if sizes is None or sizes.constant is not None:
+    """Axes that keep their size pass through; all stay where the target is computed at run time, or is a crop."""
+    computed = any(o is not None and o.constant is None for o in call.inputs[1:])
+    if not computed and call.attrs.get("coordinate_transformation_mode") != "tf_crop_and_resize":
         yield from tie_all(call.x, call.y)
 
 
 def _resize_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     """Target sizes that are spelled out follow the axes that were cut."""
-    if (sizes := call.input(3)) is None:
+    if (sizes := call.input(3)) is None or not sizes.shape[0]:
         return
     axes = call.attrs.get("axes", range(call.x.rank))
     new = [

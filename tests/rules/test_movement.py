@@ -1,0 +1,454 @@
+"""The law on tiny nets with operators that move data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphprune.cut import cut, gone
+from graphprune.groups import analyse
+from graphprune.model import load
+from graphprune.verify import Runner
+from tests.law import Case, among, between, case, check, halves, net
+
+DEFAULT = "6 a[0] c[0] b[1]"
+
+
+def ints(*values: int, dtype: type = np.int64) -> np.ndarray:
+    return np.array(values, dtype)
+
+
+CONCAT = [
+    case(
+        "Concat of channels",
+        "t = Conv(x, a)\ns = Conv(x, d)\nu = Concat<axis=1>(t, s)\ny = Conv(u, b)",
+        "6 a[0] b[1]",
+        "5 d[0] b[1]",
+        a=(6, 3, 1, 1),
+        d=(5, 3, 1, 1),
+        b=(4, 11, 1, 1),
+    ),
+    case(
+        "Concat, negative axis, the input pinned",
+        "t = Conv(x, a)\nu = Concat<axis=-3>(x, t)\ny = Conv(u, b)",
+        "6 a[0] b[1]",
+        a=(6, 3, 1, 1),
+        b=(4, 9, 1, 1),
+    ),
+    between(
+        "Concat along another axis", "s = Conv(x, d)\nu = Concat<axis=2>(t, s)", "6 a[0] c[0] d[0] b[1]", d=(6, 3, 1, 1)
+    ),
+    between("Concat of a tensor with itself", "u = Concat<axis=1>(t, t)", "6 a[0] c[0] b[1]*2", b=(4, 12, 1, 1)),
+    between(
+        "Concat with a constant",
+        "u = Concat<axis=1>(t, k)",
+        "6 a[0] c[0] b[1]",
+        "2 k[1] b[1]",
+        k=(1, 2, 8, 8),
+        b=(4, 8, 1, 1),
+    ),
+]
+SPLIT = [
+    between(
+        "Split, sizes as input",
+        "p, q = Split<axis=1>(t, s)\ny0 = Conv(p, d)\nu = Relu(q)",
+        "2 a[0] c[0] d[1]",
+        "4 a[0] c[0] b[1]",
+        outputs="y y0",
+        s=ints(2, 4),
+        d=(4, 2, 1, 1),
+        b=(4, 4, 1, 1),
+    ),
+    between(
+        "Split, even, opset 13, negative axis: halves that meet again are tied",
+        "p, q = Split<axis=-3>(t)\nu = Add(p, q)",
+        "3 a[0]*2 c[0]*2 b[1]",
+        b=(4, 3, 1, 1),
+    ),
+    between(
+        "Split, even, opset 18, num_outputs that does not divide",
+        "p, q, r = Split<axis=1, num_outputs=3>(t)\nu = Add(p, q)\nw0 = Conv(r, d)",
+        "3 a[0]*2 c[0]*2 b[1]",
+        "2 a[0] c[0] d[1]",
+        outputs="y w0",
+        opset=18,
+        a=(8, 3, 1, 1),
+        c=(8,),
+        d=(4, 2, 1, 1),
+        b=(4, 3, 1, 1),
+    ),
+    between(
+        "Split, sizes as attribute, opset 9",
+        "p, q = Split<axis=1, split=[2,4]>(t)\nu = Concat<axis=1>(q, p)",
+        "2 a[0] c[0] b[1]",
+        "4 a[0] c[0] b[1]",
+        opset=9,
+    ),
+    between(
+        "Split, even, opset 9",
+        "p, q = Split<axis=1>(t)\nu = Mul(p, q)",
+        "3 a[0]*2 c[0]*2 b[1]",
+        opset=9,
+        b=(4, 3, 1, 1),
+    ),
+    between(
+        "Split along another axis",
+        "p, q = Split<axis=2>(t)\nu = Add(p, q)",
+    ),
+    between(
+        "Split of which one part is not read",
+        "p, q = Split<axis=1>(t)\nu = Relu(q)",
+        "3 a[0] c[0]",
+        "3 a[0] c[0] b[1]",
+        b=(4, 3, 1, 1),
+    ),
+]
+SLICE = [
+    between(
+        "Slice of channels",
+        "u = Slice(t, s, e, k)",
+        "3 a[0] c[0]",
+        "3 a[0] c[0] b[1]",
+        s=ints(2),
+        e=ints(5),
+        k=ints(1),
+        b=(4, 3, 1, 1),
+    ),
+    between(
+        "Slice with negative bounds and axis, int32",
+        "u = Slice(t, s, e, k)",
+        "3 a[0] c[0]",
+        "3 a[0] c[0] b[1]",
+        s=ints(-4, dtype=np.int32),
+        e=ints(-1, dtype=np.int32),
+        k=ints(-3, dtype=np.int32),
+        b=(4, 3, 1, 1),
+    ),
+    between(
+        "Slice to the end of everything, steps given",
+        "u = Slice(t, s, e, k, p)",
+        "2 a[0] c[0]",
+        "4 a[0] c[0] b[1]",
+        s=ints(0, 2, 1),
+        e=ints(9999, np.iinfo(np.int64).max, 7),
+        k=ints(0, 1, 3),
+        p=ints(1, 1, 2),
+        b=(4, 4, 1, 1),
+    ),
+    between(
+        "Slice without axes",
+        "u = Slice(t, s, e)",
+        "3 a[0] c[0]",
+        "3 a[0] c[0] b[1]",
+        s=ints(0, 3),
+        e=ints(1, 6),
+        b=(4, 3, 1, 1),
+    ),
+    between(
+        "Slice, opset 9",
+        "u = Slice<starts=[1], ends=[-1], axes=[1]>(t)",
+        "2 a[0] c[0]",
+        "4 a[0] c[0] b[1]",
+        opset=9,
+        b=(4, 4, 1, 1),
+    ),
+    between(
+        "Slice with a step",
+        "u = Slice(t, s, e, k, p)",
+        s=ints(0),
+        e=ints(6),
+        k=ints(1),
+        p=ints(2),
+        b=(4, 3, 1, 1),
+        pinned=True,
+    ),
+    between(
+        "Slice that reverses", "u = Slice(t, s, e, k, p)", s=ints(-1), e=ints(-99), k=ints(1), p=ints(-1), pinned=True
+    ),
+    between(
+        "Slice of another axis with a step", "u = Slice(t, s, e, k, p)", s=ints(0), e=ints(9), k=ints(3), p=ints(2)
+    ),
+    between(
+        "Slice of another, symbolic axis to its end",
+        "u = Slice(t, s, e, k)",
+        inputs="float[N,3,H,8] x",
+        s=ints(1),
+        e=ints(np.iinfo(np.int64).max),
+        k=ints(2),
+    ),
+    between(
+        "Slice of two halves that are multiplied",
+        "p = Slice(t, s, m, k)\nq = Slice(t, m, e, k)\nu = Mul(p, q)",
+        "3 a[0]*2 c[0]*2 b[1]",
+        s=ints(0),
+        m=ints(3),
+        e=ints(6),
+        k=ints(1),
+        b=(4, 3, 1, 1),
+    ),
+]
+RESHAPE = [
+    between(
+        "Flatten",
+        "f = Flatten(t)\nu = Gemm(f, w)\ny = Relu(u)",
+        "6 a[0] c[0] w[0]*64",
+        w=(384, 4),
+        bare=True,
+    ),
+    between(
+        "Flatten of a batch",
+        "f = Flatten(t)\nu = Gemm<transB=1>(f, w)\ny = Relu(u)",
+        "6 a[0] c[0] w[1]*64",
+        inputs="float[2,3,8,8] x",
+        w=(4, 384),
+        bare=True,
+    ),
+    between(
+        "Flatten, negative axis",
+        "f = Flatten<axis=-3>(t)\ny = Gemm(f, w)",
+        "6 a[0] c[0] w[0]*64",
+        w=(384, 4),
+        bare=True,
+    ),
+    between(
+        "Flatten before the channel: it is merged into the batch and stays",
+        "f = Flatten<axis=2>(t)\ny = MatMul(f, w)",
+        w=(64, 4),
+        pinned=True,
+        bare=True,
+    ),
+    between(
+        "Reshape, merged, 0 and -1",
+        "f = Reshape(t, s)\ny = Gemm(f, w)",
+        "6 a[0] c[0] w[0]*64",
+        s=ints(0, -1),
+        w=(384, 4),
+        bare=True,
+    ),
+    between(
+        "Reshape, merged, -1 and the size",
+        "f = Reshape(t, s)\ny = Gemm(f, w)",
+        "6 a[0] c[0] w[0]*64",
+        s=ints(-1, 384),
+        w=(384, 4),
+        inputs="float[N,3,8,8] x",
+        bare=True,
+    ),
+    between(
+        "Reshape of the image to a sequence",
+        "u0 = Reshape(t, s)\nv = Transpose<perm=[0,2,1]>(u0)\ny = MatMul(v, w)",
+        "6 a[0] c[0] w[0]",
+        s=ints(0, 0, -1),
+        w=(6, 4),
+        bare=True,
+    ),
+    between(
+        "Reshape there and back",
+        "v = Reshape(t, s)\nw0 = Relu(v)\nu = Reshape(w0, r)",
+        s=ints(0, 6, -1),
+        r=ints(0, -1, 8, 8),
+    ),
+    between(
+        "Reshape, allowzero", "v = Reshape<allowzero=1>(t, s)\nu = Reshape(v, r)", s=ints(1, 6, 64), r=ints(1, 6, 8, 8)
+    ),
+    between(
+        "Reshape by 0 where the channel was",
+        "v = Reshape(t, s)\nu = Reshape(v, r)",
+        s=ints(0, 0, 64),
+        r=ints(0, 0, 8, 8),
+    ),
+    between(
+        "Reshape that splits the channels: whole blocks go",
+        "v = Reshape(t, s)\nw0 = ReduceMax<axes=[2]>(v)\nu = Squeeze(w0, k)",
+        "3 a[0]*2 c[0]*2 b[1]",
+        s=ints(0, 3, 2, 8, 8),
+        k=ints(2),
+        b=(4, 3, 1, 1),
+    ),
+    between(
+        "Reshape that splits and merges again",
+        "v = Reshape(t, s)\nw0 = Relu(v)\nu = Reshape(w0, r)",
+        "3 a[0]*2 c[0]*2 b[1]*2",
+        s=ints(0, 3, 2, 64),
+        r=ints(0, 6, 8, 8),
+    ),
+    among(
+        "Reshape into heads and back",
+        "h = Reshape(t, s)\ng = Relu(h)\nu = Reshape(g, r)",
+        "3 a[1]*2 b[0]*2",
+        s=ints(0, 0, 3, 2),
+        r=ints(0, 0, -1),
+    ),
+    between(
+        "Reshape that mixes axes",
+        "v = Reshape(t, s)\nw0 = Relu(v)\nu = Reshape(w0, r)",
+        s=ints(1, 4, 96),
+        r=ints(1, 6, 8, 8),
+        pinned=True,
+    ),
+    case(
+        "Reshape to a target made from the image's own shape",
+        "t = Conv(x, a)\ns = Shape(x)\nu = Conv(t, d)\nr = Reshape(u, s)\ny = Conv(r, b)",
+        "6 a[0] d[1]",
+        a=(6, 3, 1, 1),
+        d=(3, 6, 1, 1),
+        b=(4, 3, 1, 1),
+        inputs="float[1,3,H,8] x",
+    ),
+    between(
+        "Transpose to the other layout and back",
+        "v = Transpose<perm=[0,2,3,1]>(t)\nw0 = Relu(v)\nu = Transpose<perm=[0,3,1,2]>(w0)",
+    ),
+    between(
+        "Transpose into a product",
+        "v = Transpose<perm=[0,2,3,1]>(t)\ny = MatMul(v, w)",
+        "6 a[0] c[0] w[0]",
+        w=(6, 4),
+        bare=True,
+    ),
+    between("Transpose without a permutation", "v = Transpose(t)\ns = Transpose(v)\nu = Relu(s)"),
+    between(
+        "Squeeze, axes as input",
+        "g = GlobalAveragePool(t)\nf = Squeeze(g, k)\ny = Gemm(f, w)",
+        "6 a[0] c[0] w[0]",
+        k=ints(2, 3),
+        w=(6, 4),
+        bare=True,
+    ),
+    between(
+        "Squeeze, axes as attribute",
+        "g = GlobalAveragePool(t)\nf = Squeeze<axes=[-1,-2]>(g)\ny = Gemm(f, w)",
+        "6 a[0] c[0] w[0]",
+        opset=11,
+        w=(6, 4),
+        bare=True,
+    ),
+    between(
+        "Squeeze of all axes of size 1",
+        "g = GlobalAveragePool(t)\nf = Squeeze(g)\nz = MatMul(f, v)",
+        "6 a[0] c[0] v[0]",
+        v=(6, 4),
+        outputs="z",
+        bare=True,
+    ),
+    between(
+        "Squeeze of all axes of size 1, opset 9",
+        "g = GlobalAveragePool(t)\nf = Squeeze(g)\nz = MatMul(f, v)",
+        "6 a[0] c[0] v[0]",
+        opset=9,
+        v=(6, 4),
+        outputs="z",
+        bare=True,
+    ),
+    between("Unsqueeze, axes as input", "v = Unsqueeze(t, k)\nu = Squeeze(v, k)", k=ints(1)),
+    between("Unsqueeze, axes as attribute", "v = Unsqueeze<axes=[1,-1]>(t)\nu = Squeeze<axes=[1,-1]>(v)", opset=11),
+    among("Unsqueeze of a constant", "k2 = Unsqueeze(k, z)\nu = Mul(t, k2)", "6 a[1] k[0] b[0]", k=(6,), z=ints(0, 1)),
+]
+PAD = [
+    between("Pad of the image", "u = Pad(t, p)", p=ints(0, 0, 1, 1, 0, 0, 1, 1)),
+    between("Pad by another value", "u = Pad(t, p, v)", p=ints(0, 0, 1, 1, 0, 0, 1, 1), v=np.array(0.5, np.float32)),
+    between("Pad, opset 9", "u = Pad<pads=[0,0,1,1,0,0,1,1]>(t)", opset=9),
+    between("Pad by reflection", 'u = Pad<mode="reflect">(t, p)', p=ints(0, 0, 1, 1, 0, 0, 1, 1)),
+    between("Pad that crops the image", "u = Pad(t, p)", p=ints(0, 0, -1, 0, 0, 0, 0, -1)),
+    between("Pad, axes as input", "u = Pad(t, p, , k)", opset=18, p=ints(1, 2, 3, 4), k=ints(-1, 2)),
+    between(
+        "Pad of channels: a shortcut without weights, option A of He et al. 2016",
+        "s = MaxPool<kernel_shape=[1,1]>(t)\nq = Pad(s, p)\nr = Conv(t, d)\nu = Add(q, r)",
+        "6 a[0] c[0] d[0] d[1] b[1]",
+        "2 d[0] b[1]",
+        p=ints(0, 2, 0, 0, 0, 0, 0, 0),
+        d=(8, 6, 1, 1),
+        b=(4, 8, 1, 1),
+    ),
+    between(
+        "Pad of channels on both sides, axes as input",
+        "q = Pad(t, p, , k)\nr = Conv(t, d)\nu = Add(q, r)",
+        "6 a[0] c[0] d[0] d[1] b[1]",
+        "5 d[0] b[1]",
+        opset=18,
+        p=ints(2, 3),
+        k=ints(-3),
+        d=(11, 6, 1, 1),
+        b=(4, 11, 1, 1),
+    ),
+    between(
+        "Pad of channels by reflection stays",
+        'u = Pad<mode="reflect">(t, p)',
+        p=ints(0, 1, 0, 0, 0, 1, 0, 0),
+        b=(4, 8, 1, 1),
+        pinned=True,
+    ),
+    between(
+        "Pad that crops channels stays", "u = Pad(t, p)", p=ints(0, -1, 0, 0, 0, 0, 0, 0), b=(4, 5, 1, 1), pinned=True
+    ),
+]
+GATHER = [
+    between("Gather that permutes channels", "u = Gather<axis=1>(t, k)", k=ints(5, 3, 1, 0, 2, 4)),
+    between(
+        "Gather that permutes channels by negative numbers",
+        "u = Gather<axis=-3>(t, k)",
+        k=ints(-1, 3, 1, 0, 2, -2, dtype=np.int32),
+    ),
+    between(
+        "Gather of some channels",
+        "u = Gather<axis=1>(t, k)",
+        "4 a[0] c[0] b[1]",
+        "2 a[0] c[0]",
+        k=ints(5, 1, 0, 3),
+        b=(4, 4, 1, 1),
+    ),
+    between(
+        "Gather of a channel twice stays", "u = Gather<axis=1>(t, k)", k=ints(5, 5, 0, 3), b=(4, 4, 1, 1), pinned=True
+    ),
+    between("Gather along another axis", "u = Gather<axis=2>(t, k)", k=ints(5, 5, 0)),
+    between(
+        "Gather by a table along another axis",
+        "v = Gather<axis=2>(t, k)\nu = ReduceMax<axes=[2], keepdims=0>(v)",
+        k=ints(5, 5, 0, 1).reshape(2, 2),
+    ),
+    among("Gather of one row", "v = Gather<axis=1>(t, k)\nu = Relu(v)", k=np.array(2, np.int64)),
+    case(
+        "Gather from a table of embeddings: its rows stay, its columns go",
+        "e = Gather(w, x)\nt = Relu(e)\ny = MatMul(t, b)",
+        "6 w[1] b[0]",
+        inputs="int64[2,5] x",
+        w=(11, 6),
+        b=(6, 4),
+    ),
+]
+CASES = [*CONCAT, *SPLIT, *SLICE, *RESHAPE, *PAD, *GATHER]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_law(case: Case) -> None:
+    check(case)
+
+
+def test_symbolic_sizes_survive_the_repair() -> None:
+    """0 and -1 in a target keep their meaning, so that the cut model still takes any batch and height."""
+    body = "t = Conv(x, a)\nv = Reshape(t, s)\nu = Relu(v)\ny = Conv(u, b)"
+    model = load(net(body, inputs="float[N,3,H,8] x", a=(6, 3, 1, 1), s=ints(0, 6, -1, 8), b=(4, 6, 1, 1)))
+    groups = analyse(model).groups
+    small = cut(model, gone(groups, halves(groups)))
+    assert [c.values.tolist() for c in small.constants.values() if c.dtype == np.int64] == [[0, 3, -1, 8]]
+    out = Runner(small)({"x": np.zeros((5, 3, 7, 8), np.float32)})
+    assert out["y"].shape == (5, 4, 7, 8)
+
+
+def test_pins_say_why() -> None:
+    model = load(
+        net(
+            "t = Conv(x, a)\nu = Slice(t, s, e, k, p)\ny = Conv(u, b)",
+            a=(6, 3, 1, 1),
+            b=(4, 3, 1, 1),
+            s=ints(0),
+            e=ints(6),
+            k=ints(1),
+            p=ints(2),
+        )
+    )
+    assert {str(p.dim): (p.node, p.op, p.why) for p in analyse(model).pinned}["a[0]"] == (
+        "u",
+        "Slice",
+        "sliced with step 2",
+    )

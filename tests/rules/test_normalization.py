@@ -1,0 +1,79 @@
+"""The law on tiny nets with normalisations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphprune.groups import analyse
+from graphprune.model import load
+from tests.law import Case, among, between, case, check, net
+
+POSITIVE = np.linspace(0.5, 1.5, 6, dtype=np.float32)
+BATCHNORM = {"s": (6,), "o": (6,), "m": (6,), "v": POSITIVE}
+
+
+def _over(op: str, axis: int, opset: int, pinned: bool) -> Case:
+    return between(f"{op} over axis {axis}, opset {opset}", f"u = {op}<axis={axis}>(t)", opset=opset, pinned=pinned)
+
+
+CASES = [
+    between(
+        "BatchNormalization",
+        "u = BatchNormalization(t, s, o, m, v)",
+        "6 a[0] c[0] s[0] o[0] m[0] v[0] b[1]",
+        **BATCHNORM,
+    ),
+    between(
+        "BatchNormalization before a Relu and a convolution, opset 9",
+        "n = BatchNormalization<epsilon=0.001>(t, s, o, m, v)\nu = Relu(n)",
+        "6 a[0] c[0] s[0] o[0] m[0] v[0] b[1]",
+        opset=9,
+        **BATCHNORM,
+    ),
+    case(
+        "BatchNormalization of a matrix",
+        "t = MatMul(x, a)\nu = BatchNormalization(t, s, o, m, v)\ny = MatMul(u, b)",
+        "6 a[1] s[0] o[0] m[0] v[0] b[0]",
+        inputs="float[5,3] x",
+        a=(3, 6),
+        b=(6, 4),
+        **BATCHNORM,
+    ),
+    between(
+        "InstanceNormalization", "u = InstanceNormalization(t, s, o)", "6 a[0] c[0] s[0] o[0] b[1]", s=(6,), o=(6,)
+    ),
+    between(
+        "InstanceNormalization whose scale is its offset",
+        "u = InstanceNormalization(t, s, s)",
+        "6 a[0] c[0] s[0] b[1]",
+        s=(6,),
+    ),
+    between("LRN", "u = LRN<size=3>(t)", pinned=True),
+    *(_over(op, 1, 17, pinned=True) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(_over(op, 3, 17, pinned=False) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(_over(op, -2, 17, pinned=False) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(_over(op, 1, 11, pinned=True) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(_over(op, 2, 11, pinned=False) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(_over(op, 0, 11, pinned=True) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    among("Softmax, last axis unless said otherwise", "u = Softmax(t)", pinned=True),
+    between("Softmax, all but the first axis before opset 13", "u = Softmax(t)", opset=11, pinned=True),
+    among("Softmax, opset 11, axis 1 of 3 covers the last", "u = Softmax<axis=1>(t)", opset=11, pinned=True),
+    between("LpNormalization over the channels", "u = LpNormalization<axis=1, p=2>(t)", pinned=True),
+    between("LpNormalization over another axis", "u = LpNormalization<axis=3, p=2>(t)"),
+    between("LpNormalization over the last axis", "u = LpNormalization<p=1>(t)"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_law(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize(
+    ("node", "why"),
+    [("LRN<size=3>(t)", "normalised by its neighbouring channels"), ("Softmax<axis=1>(t)", "normalised over")],
+)
+def test_pins_say_why(node: str, why: str) -> None:
+    dependencies = analyse(load(net(f"t = Conv(x, a)\nu = {node}\ny = Conv(u, b)", a=(6, 3, 1, 1), b=(4, 6, 1, 1))))
+    assert {str(p.dim): p.why for p in dependencies.pinned}["b[1]"] == why
