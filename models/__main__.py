@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from graphprune.errors import GraphpruneError
 from models import MissingError, catalogue, find
 from models.zoo import CACHE, compiled_run, onnxruntime_run
 
@@ -77,7 +78,7 @@ def main() -> None:
     """Run the command line; what is missing is one line on the error stream."""
     try:
         app()
-    except MissingError as error:
+    except (MissingError, GraphpruneError) as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("graphprune", "models")):

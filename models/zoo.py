@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -106,10 +105,9 @@ def compiled_run(folder: Path) -> Run:
     """Run a folder that `graphprune compile` wrote, at the batch it was compiled for."""
     from graphprune import runtime
 
-    manifest = json.loads((folder / "manifest.json").read_text())
-    source, target = manifest["inputs"][0], manifest["outputs"][0]
-    library = runtime.load(folder)
-    return in_batches(lambda inputs: library({source["name"]: inputs})[target["name"]], source["shape"][0])
+    model = runtime.load(folder)
+    source, target = model.manifest.inputs[0], model.manifest.outputs[0]
+    return in_batches(lambda inputs: model({source.name: inputs})[target.name], source.shape[0])
 
 
 def in_batches(run: Run, size: int) -> Run:

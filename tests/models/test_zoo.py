@@ -1,13 +1,12 @@
 """The structure that all models share: scores, batches, registry and command line."""
 
-import json
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-import graphprune
+from graphprune import runtime
 from models import catalogue, find
 from models.__main__ import main
 from models.zoo import CACHE, Items, MissingError, compiled_run, in_batches, one_hot
@@ -38,13 +37,18 @@ def test_batches_are_filled_up_and_cut_back():
 
 
 def test_a_compiled_folder_is_run_at_its_own_batch(tmp_path, monkeypatch):
-    manifest = {"inputs": [{"name": "image", "shape": [2, 3]}], "outputs": [{"name": "logits", "shape": [2, 3]}]}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    runtime = SimpleNamespace(load=lambda folder: lambda feeds: {"logits": feeds["image"].reshape(2, 3) + 1})
-    monkeypatch.setitem(sys.modules, "graphprune.runtime", runtime)
-    monkeypatch.setattr(graphprune, "runtime", runtime, raising=False)
+    class Doubler:
+        manifest = SimpleNamespace(
+            inputs=[SimpleNamespace(name="image", shape=(2, 3))], outputs=[SimpleNamespace(name="logits", shape=(2, 3))]
+        )
+
+        def __call__(self, feeds):
+            assert feeds["image"].shape == (2, 3)
+            return {"logits": feeds["image"] * 2}
+
+    monkeypatch.setattr(runtime, "load", lambda folder: Doubler())
     inputs = np.arange(9.0).reshape(3, 3)
-    assert np.array_equal(compiled_run(tmp_path)(inputs), inputs + 1)
+    assert np.array_equal(compiled_run(tmp_path)(inputs), inputs * 2)
 
 
 def test_one_hot_accepts_one_class_each():
