@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from graphprune.rules import convolution, elementwise, linear, movement, normalization, reduction
 from graphprune.rules.base import Call, Dim, Kept, Operand, Pin, Rule, Tie, Ties
+from graphprune.rules.layer import Layer
 
 RULES: Mapping[str, Rule] = {
     **convolution.RULES,
@@ -20,4 +21,4 @@ RULES: Mapping[str, Rule] = {
     **reduction.RULES,
 }
 
-__all__ = ["RULES", "Call", "Dim", "Kept", "Operand", "Pin", "Rule", "Tie", "Ties"]
+__all__ = ["RULES", "Call", "Dim", "Kept", "Layer", "Operand", "Pin", "Rule", "Tie", "Ties"]

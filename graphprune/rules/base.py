@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphprune.rules.layer import Layer
+
 
 class Dim(NamedTuple):
     """One axis of one tensor."""
@@ -127,6 +129,10 @@ def _no_macs(call: Call) -> int:
     return 0
 
 
+def _no_layer(call: Call) -> Layer | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Rule:
     """All that is known of an operator.
@@ -137,12 +143,14 @@ class Rule:
             from before.
         macs: multiply-accumulates of one call at its shapes.
         neutral: for an input index, the value that stands for "absent" where 0 would divide by zero.
+        layer: the operator as a matrix product with a constant weight, where a call is one.
     """
 
     ties: Callable[[Call], Ties]
     repair: Callable[[gs.Node, Call, Kept], None] | None = None
     macs: Callable[[Call], int] = _no_macs
     neutral: Mapping[int, float] = field(default_factory=dict)
+    layer: Callable[[Call], Layer | None] = _no_layer
 
 
 def tie(

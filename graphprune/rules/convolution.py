@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.rules.base import Call, Kept, Operand, Rule, Ties, contraction, tie
+from graphprune.rules.layer import Layer
 
 
 def _weight(call: Call) -> Operand:
@@ -77,7 +79,66 @@ def _transposed_macs(call: Call) -> int:
     return prod(call.x.shape) * prod(_weight(call).shape[1:])
 
 
+def _conv_layer(call: Call) -> Layer | None:
+    """Every output pixel is a product with the patch below it; a depthwise convolution sums over no channels."""
+    weight, parts = _weight(call), _groups(call)
+    if weight.constant is None or 1 < parts == call.x.shape[1]:
+        return None
+    kernel = weight.shape[2:]
+    rank = len(kernel)
+    strides = call.attrs.get("strides", [1] * rank)
+    dilations = call.attrs.get("dilations", [1] * rank)
+    reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
+    pads = _pads(call, strides, reach)
+
+    def outputs(shape: tuple[int, ...]) -> tuple[int, ...]:
+        sizes = zip(shape[2:], pads, reach, strides, strict=True)
+        return (shape[0], *((size + sum(pad) - r) // s + 1 for size, pad, r, s in sizes))
+
+    def unfold(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+        image, *where = np.unravel_index(at, outputs(x.shape))
+        padded = np.pad(x, [(0, 0), (0, 0), *pads]) if any(map(sum, pads)) else x
+        windows = np.lib.stride_tricks.sliding_window_view(padded, reach, tuple(range(2, 2 + rank)))
+        windows = windows[(..., *(slice(None, None, d) for d in dilations))]
+        starts = tuple(w * s for w, s in zip(where, strides, strict=True))
+        patches = windows[(image, slice(None), *starts)]  # [p, channels, *kernel]
+        return np.moveaxis(patches.reshape(len(at), parts, -1), 1, 0)
+
+    return Layer(
+        call.x.name, call.y.name, weight.name, 2, 1, parts, prod(kernel), lambda shape: prod(outputs(shape)), unfold
+    )
+
+
+def _pads(call: Call, strides: Sequence[int], reach: Sequence[int]) -> list[tuple[int, int]]:
+    """Zeros before and after each spatial axis."""
+    rank = len(reach)
+    mode = call.attrs.get("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        pads = call.attrs.get("pads", [0] * 2 * rank)
+        return list(zip(pads[:rank], pads[rank:], strict=True))
+    if mode == "VALID":
+        return [(0, 0)] * rank
+    total = [max(0, (-(-n // s) - 1) * s + r - n) for n, s, r in zip(call.x.shape[2:], strides, reach, strict=True)]
+    return [(t // 2, t - t // 2) if mode == "SAME_UPPER" else (t - t // 2, t // 2) for t in total]
+
+
+def _transposed_layer(call: Call) -> Layer | None:
+    """Every input pixel is multiplied into a patch of outputs, each tap an output of its own; patches may overlap."""
+    weight = _weight(call)
+    if weight.constant is None or _groups(call) > 1:
+        return None
+
+    def unfold(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+        image, *where = np.unravel_index(at, (x.shape[0], *x.shape[2:]))
+        return x[(image, slice(None), *where)][None]
+
+    def positions(shape: tuple[int, ...]) -> int:
+        return shape[0] * prod(shape[2:])
+
+    return Layer(call.x.name, call.y.name, weight.name, None, 0, 1, 1, positions, unfold)
+
+
 RULES = {
-    "Conv": Rule(_conv_ties, _repair, _conv_macs),
-    "ConvTranspose": Rule(_transposed_ties, _repair, _transposed_macs),
+    "Conv": Rule(_conv_ties, _repair, _conv_macs, layer=_conv_layer),
+    "ConvTranspose": Rule(_transposed_ties, _repair, _transposed_macs, layer=_transposed_layer),
 }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from graphprune.rules.base import Call, Operand, Rule, Ties, contraction, tie
+from graphprune.rules.layer import Layer
 
 
 def _second(call: Call) -> Operand:
@@ -48,7 +51,34 @@ def _matmul_macs(call: Call) -> int:
     return prod(call.y.shape) * call.x.shape[-1]
 
 
+def _gemm_layer(call: Call) -> Layer | None:
+    """Every row is a position; a bias that is scaled, or is not one value per column, is left alone."""
+    weight, bias, columns = _second(call), call.input(2), call.y.shape[1]
+    if weight.constant is None or call.attrs.get("alpha", 1.0) != 1.0 or call.attrs.get("transA", 0):
+        return None
+    plain = call.attrs.get("beta", 1.0) == 1.0 and (
+        bias is None or (bias.constant is not None and bias.shape == (columns,))
+    )
+    return _matrix_layer(call, weight, 2 if plain else None, 1 if call.attrs.get("transB", 0) else 0)
+
+
+def _matmul_layer(call: Call) -> Layer | None:
+    """Every row of every matrix of the first operand is a position."""
+    weight = _second(call)
+    return None if weight.constant is None or weight.rank != 2 else _matrix_layer(call, weight, None, 0)
+
+
+def _matrix_layer(call: Call, weight: Operand, bias: int | None, summed: int) -> Layer:
+    def unfold(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, x.shape[-1])[at][None]
+
+    def positions(shape: tuple[int, ...]) -> int:
+        return prod(shape[:-1])
+
+    return Layer(call.x.name, call.y.name, weight.name, bias, summed, 1, 1, positions, unfold)
+
+
 RULES = {
-    "Gemm": Rule(_gemm_ties, macs=_gemm_macs),
-    "MatMul": Rule(_matmul_ties, macs=_matmul_macs),
+    "Gemm": Rule(_gemm_ties, macs=_gemm_macs, layer=_gemm_layer),
+    "MatMul": Rule(_matmul_ties, macs=_matmul_macs, layer=_matmul_layer),
 }
