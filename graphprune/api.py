@@ -348,7 +348,9 @@ def _report(
     dependencies = analysed.dependencies
     removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
     units = sum(g.size for g in dependencies.groups)
-    before = msgspec.structs.replace(CostModel(model).at(), channels=units)
+    # Shape arithmetic hides the MACs of the original; what was analysed is the same network with that folded.
+    macs = CostModel(analysed.model).at().macs
+    before = msgspec.structs.replace(CostModel(model).at(), macs=macs, channels=units)
     final = msgspec.structs.replace(CostModel(after).at(), channels=units - sum(removed.values()))
     return build_report(model, analysed, (before, final), records, command, seconds)
 

@@ -49,12 +49,21 @@ _MOVEMENT = frozenset(["Concat", "Gather", "Identity", "Reshape", "Slice", "Sque
 _WHOLE = frozenset(["ConstantOfShape", "Expand", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Tile"])
 
 
+# Where an element comes from: known, unknown, or (above 0) the symbol of an input dimension.
+_KNOWN, _UNKNOWN = 0, -1
+
+
 @dataclass(frozen=True)
 class _Partial:
-    """A small tensor of which some elements are known: values and bool mask of one shape."""
+    """A small tensor of which some elements are known: values, and int64 origins of the same shape."""
 
     values: np.ndarray
-    known: np.ndarray
+    origin: np.ndarray
+
+    @property
+    def known(self) -> bool:
+        """Whether all of it is."""
+        return bool((self.origin == _KNOWN).all())
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,8 @@ class FoldShapes:
 def _fold(model: Model) -> Model | None:
     result = model.copy()
     shapes = result.symbolic_shapes
+    sizes = {size for shape in shapes.values() for size in shape if isinstance(size, str)}
+    symbols = {name: k for k, name in enumerate(sorted(sizes), start=1)}
     partial: dict[str, _Partial] = {}
     changed = False
     outputs = {t.name for t in result.graph.outputs}
@@ -83,13 +94,13 @@ def _fold(model: Model) -> Model | None:
         if not is_standard(node):
             continue
         if node.op == "Reshape" and isinstance(node.inputs[1], gs.Variable):
-            changed |= _spell_out(node, shapes)
-        found = _evaluate(node, partial, shapes, model)
+            changed |= _spell_out(node, partial.get(node.inputs[1].name), shapes, symbols)
+        found = _evaluate(node, partial, shapes, symbols, model.opset)
         if found is None:
             continue
         output = node.outputs[0]
         partial[output.name] = found
-        if found.known.all() and output.name not in outputs:
+        if found.known and output.name not in outputs:
             node.outputs.clear()
             output.to_constant(found.values)
             changed = True
@@ -99,16 +110,18 @@ def _fold(model: Model) -> Model | None:
 
 
 def _evaluate(
-    node: gs.Node, partial: Mapping[str, _Partial], shapes: Mapping[str, SymbolicShape], model: Model
+    node: gs.Node,
+    partial: Mapping[str, _Partial],
+    shapes: Mapping[str, SymbolicShape],
+    symbols: Mapping[str, int],
+    opset: int,
 ) -> _Partial | None:
     if node.op == "Shape":
         shape = shapes.get(node.inputs[0].name)
         if shape is None:
             return None
         attrs: Mapping[str, Any] = node.attrs
-        sizes = shape[attrs.get("start", 0) : attrs.get("end", len(shape))]
-        known = np.array([isinstance(size, int) for size in sizes], bool)
-        return _Partial(np.array([s if isinstance(s, int) else 1 for s in sizes], np.int64), known)
+        return _sizes(shape[attrs.get("start", 0) : attrs.get("end", len(shape))], symbols)
     if node.op not in _ELEMENTWISE | _MOVEMENT | _WHOLE or len(node.outputs) != 1:
         return None
     operands: list[_Partial | None] = []
@@ -119,12 +132,19 @@ def _evaluate(
             operands.append(partial[tensor.name])
         elif isinstance(tensor, gs.Constant) and int(np.prod(tensor.shape)) <= SHAPE_VALUES:
             values = np.asarray(tensor.values)
-            operands.append(_Partial(values, np.ones(values.shape, bool)))
+            operands.append(_Partial(values, np.full(values.shape, _KNOWN)))
         else:
             return None
-    if not any(t.name in partial for t in node.inputs):
-        return None  # constants alone are fold_constants' work
-    return _propagate(node, operands, model.opset)
+    integers = all(o is None or o.values.dtype.kind in "iub" for o in operands)
+    if not integers and not any(t.name in partial for t in node.inputs):
+        return None  # floating-point constants alone may be weights: fold_constants' work
+    return _propagate(node, operands, opset)
+
+
+def _sizes(shape: SymbolicShape, symbols: Mapping[str, int]) -> _Partial:
+    values = [size if isinstance(size, int) else 1 for size in shape]
+    origin = [_KNOWN if isinstance(s, int) else _UNKNOWN if s is None else symbols[s] for s in shape]
+    return _Partial(np.array(values, np.int64), np.array(origin, np.int64))
 
 
 def _propagate(node: gs.Node, operands: Sequence[_Partial | None], opset: int) -> _Partial | None:
@@ -132,20 +152,20 @@ def _propagate(node: gs.Node, operands: Sequence[_Partial | None], opset: int) -
     values = _run(node, operands, opset)
     if values is None or values.size > SHAPE_VALUES:
         return None
-    if node.op in _MOVEMENT:  # move the masks of the moved operands the same way
+    if node.op in _MOVEMENT:  # move the origins of the moved operands the same way
         moved = len(operands) if node.op == "Concat" else 1
-        if not all(o.known.all() for o in operands[moved:] if o is not None):
+        if not all(o.known for o in operands[moved:] if o is not None):
             return None
-        masks = [_Partial(o.known.astype(np.int64), o.known) if o and k < moved else o for k, o in enumerate(operands)]
-        mask = _run(node, masks, opset)
-        return None if mask is None else _Partial(values, mask.astype(bool))
-    known = np.ones(values.shape, bool)
+        origins = [_Partial(o.origin, o.origin) if o and k < moved else o for k, o in enumerate(operands)]
+        origin = _run(node, origins, opset)
+        return None if origin is None else _Partial(values, origin)
+    origin = np.full(values.shape, _KNOWN)
     for operand in operands:
         if operand is not None and node.op in _ELEMENTWISE:
-            known = known & operand.known
-        elif operand is not None and not operand.known.all():
+            origin = np.where(operand.origin == _KNOWN, origin, _UNKNOWN)
+        elif operand is not None and not operand.known:
             return None
-    return _Partial(values, known)
+    return _Partial(values, origin)
 
 
 def _run(node: gs.Node, operands: Sequence[_Partial | None], opset: int) -> np.ndarray | None:
@@ -162,20 +182,27 @@ def _run(node: gs.Node, operands: Sequence[_Partial | None], opset: int) -> np.n
     single = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
         with np.errstate(all="ignore"):
-            return np.asarray(ReferenceEvaluator(single).run(None, {n: o.values for n, o in present})[0])
+            results: Any = ReferenceEvaluator(single).run(None, {n: o.values for n, o in present})
+            return np.asarray(results[0])
     except Exception:  # the placeholder of an unknown element can be illegal, e.g. as a divisor or a Range step
         return None
 
 
-def _spell_out(node: gs.Node, shapes: Mapping[str, SymbolicShape]) -> bool:
-    """Give a Reshape a constant target, if 0 (copy) and one -1 (the rest) can express its symbolic axes."""
+def _spell_out(
+    node: gs.Node, asked: _Partial | None, shapes: Mapping[str, SymbolicShape], symbols: Mapping[str, int]
+) -> bool:
+    """Give a Reshape a constant target, if 0 (copy) and one -1 (the rest) can express what is not known of it."""
     source, target = shapes.get(node.inputs[0].name), shapes.get(node.outputs[0].name)
-    if source is None or target is None or node.attrs.get("allowzero", 0) or 0 in target:
+    if source is None or node.attrs.get("allowzero", 0):
         return False
+    wanted = _sizes(target, symbols) if target is not None and None not in target else asked
+    if wanted is None or (wanted.values[wanted.origin == _KNOWN] == 0).any():
+        return False
+    copied = [symbols.get(size, _UNKNOWN) if isinstance(size, str) else _UNKNOWN for size in source]
     spelled: list[int] = []
-    for axis, size in enumerate(target):
-        copied = isinstance(size, str) and axis < len(source) and source[axis] == size
-        spelled.append(size if isinstance(size, int) else 0 if copied else -1)
+    for axis, (size, origin) in enumerate(zip(wanted.values.tolist(), wanted.origin.tolist(), strict=True)):
+        same = origin > 0 and axis < len(copied) and copied[axis] == origin
+        spelled.append(size if origin == _KNOWN else 0 if same else -1)
     if spelled.count(-1) > 1:
         return False
     node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:shape", np.array(spelled, np.int64))
