@@ -42,6 +42,11 @@ def net(
     for name, weight in weights.items():
         values = weight if isinstance(weight, np.ndarray) else draw(rng, weight)
         graph.initializer.append(numpy_helper.from_array(values, name))
+    return typed(graph, opset)
+
+
+def typed(graph: onnx.GraphProto, opset: int = 17) -> ModelProto:
+    """A model around a graph whose outputs get the types and shapes that inference finds."""
     names = [info.name for info in graph.output]
     del graph.output[:]
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
