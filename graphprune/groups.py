@@ -136,7 +136,11 @@ def analyse(model: Model, rules: Mapping[str, Rule] = RULES) -> Dependencies:
     pinned = []
     for dim in dims:
         size = graph.nodes[dim]["size"]
-        if size < 2 or (dim in grouped and (pinned_by[unit[start[dim] : start[dim] + size]] < 0).all()):
+        if (
+            _is_index(model, dim)
+            or size < 2
+            or (dim in grouped and (pinned_by[unit[start[dim] : start[dim] + size]] < 0).all())
+        ):
             continue
         held = pinned_by[unit[start[dim] : start[dim] + size]]
         if (held >= 0).any():
@@ -145,6 +149,12 @@ def analyse(model: Model, rules: Mapping[str, Rule] = RULES) -> Dependencies:
         else:
             pinned.append(Pinned(dim, size, "", "", "a single unit: nothing would be left", dim))
     return Dependencies(graph, groups, tuple(pinned))
+
+
+def _is_index(model: Model, dim: Dim) -> bool:
+    """Whether the axis is of a list of whole numbers: sizes, axes and indices are no channels, and need no reason."""
+    constant = model.constants.get(dim.tensor)
+    return constant is not None and len(constant.shape) == 1 and getattr(constant.dtype, "kind", "") in "iub"
 
 
 def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> nx.MultiGraph:
