@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +16,11 @@ from onnx import ModelProto
 
 from graphprune import plan as plans
 from graphprune.cost import CostModel
-from graphprune.errors import OutputError, TargetNotReachedError, UsageError, VerificationError
+from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
 from graphprune.groups import Dependencies
 from graphprune.latency import Timing, interleave
 from graphprune.model import Model, load, save, symbolic_axes
+from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, PRESETS, Record, Step, parse, run
 from graphprune.plan import Plan
 from graphprune.report import Report, TargetReport, to_json
@@ -74,16 +72,25 @@ class Result:
     report: Report
     records: tuple[Record, ...]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the pruned model, with where it came from in its metadata."""
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the pruned model, with where it came from in its metadata, and its plan beside it.
+
+        Returns:
+            The plan's file: ``small.plan.json`` for ``small.onnx``.
+        """
         # The plan's passes, not this run's: a replay writes the same bytes.
         passes = ", ".join([*self.plan.before, *(["cut"] if self.plan.removals else []), *self.plan.after])
         provenance = {"graphprune.version": self.report.versions["graphprune"], "graphprune.passes": passes}
-        save(self.model, path, metadata=provenance)
+        path = Path(path)
+        with new_files(path) as folder:
+            save(self.model, folder / path.name, metadata=provenance)
+            (folder / plan_path(path).name).write_bytes(plans.to_json(self.plan))
+        return plan_path(path)
 
-    def plan_json(self) -> bytes:
-        """The plan as ``plan.json`` holds it."""
-        return plans.to_json(self.plan)
+
+def plan_path(path: Path) -> Path:
+    """Where the plan of a pruned file lies."""
+    return path.with_suffix(".plan.json") if path.name != "model.onnx" else path.with_name("plan.json")
 
 
 def _load(source: Source, **shapes: Any) -> Model:
@@ -207,7 +214,7 @@ def compile(
     from graphprune.runtime import load as load_library
 
     folder = Path(folder)
-    _claim(folder, force)
+    claim_folder(folder, force)
     result = prune(source, announce=announce, **options)
     shapes = {n: result.model.input_shapes[n] for n, info in result.model.inputs.items() if symbolic_axes(info)}
     inputs = seeded_inputs(result.model, options.get("seed", 0))
@@ -220,7 +227,6 @@ def compile(
     }
     with new_folder(folder, force) as beside:
         result.save(beside / "model.onnx")
-        (beside / "plan.json").write_bytes(result.plan_json())
         for target in targets:
             announce(f"compile for {target}")
             artefact = compile_model(result.model.proto(), beside / resolve(target).name, target, shapes, announce)
@@ -361,54 +367,3 @@ def _target_report(artefact: Artefact, agreement: Agreement) -> TargetReport:
     return TargetReport(
         artefact.folder.name, agreement.error, agreement.rtol, dict(artefact.seconds), size, dict(kinds)
     )
-
-
-def _claim(folder: Path, force: bool) -> None:
-    """Fail early where the result could not be put."""
-    if folder.exists() and not (force and (folder / "report.json").is_file()):
-        hint = "choose another with -o" + ("" if force else ", or replace an earlier result with --force")
-        raise OutputError(f"{folder} exists already", hint)
-    if not folder.parent.is_dir() or not os.access(folder.parent, os.W_OK):
-        raise OutputError(f"{folder.parent} is no folder that can be written to", "choose another place with -o")
-
-
-@contextmanager
-def new_folder(folder: Path, force: bool = False) -> Iterator[Path]:
-    """A folder that appears at ``folder`` once the block ends well, and not at all otherwise."""
-    try:
-        beside = Path(tempfile.mkdtemp(prefix=".graphprune-", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(
-            f"cannot write in {folder.parent}: {error.strerror}", "choose another place with -o"
-        ) from error
-    try:
-        yield beside
-        beside.chmod(0o755)
-        if force and folder.exists():
-            shutil.rmtree(folder)
-        os.rename(beside, folder)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {folder}: {error.strerror or error}", "choose another place with -o"
-        ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file beside its destination, then move it into place.
-
-    Raises:
-        OutputError: the folder does not exist or cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.graphprune")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(folder: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {folder}: {error.strerror or error}", "choose another place with -o")

@@ -149,12 +149,13 @@ def prune(
     Example: graphprune prune model.onnx --target-macs 50% -o small.onnx
     """
     from graphprune import api, report, tables
+    from graphprune.output import claim_file
 
     output = output or model.with_suffix(".pruned.onnx")
-    plan_file = output.with_suffix(".plan.json")
+    plan_file = api.plan_path(output)
     if not dry_run:
-        _must_be_new(output, force, model)
-        _must_be_new(plan_file, force, model)
+        claim_file(output, force, model)
+        claim_file(plan_file, force, model)
     with _progress(quiet or json, verbose) as announce:
         result = api.prune(
             model,
@@ -168,7 +169,6 @@ def prune(
         )
         if not dry_run:
             result.save(output)
-            api.write_file(plan_file, result.plan_json())
     if json:
         _print_json(report.to_json(result.report))
     elif not quiet:
@@ -251,8 +251,8 @@ def verify(
     from graphprune.errors import VerificationError
 
     model = pruned / "model.onnx" if pruned.is_dir() else pruned
-    default = pruned / "plan.json" if pruned.is_dir() else pruned.with_suffix(".plan.json")
-    agreement = api.verify(original, model, plans.read(plan or default), seed=seed, **_sizes(input_shape, dim_param))
+    sizes = _sizes(input_shape, dim_param)
+    agreement = api.verify(original, model, plans.read(plan or api.plan_path(model)), seed=seed, **sizes)
     if json:
         _print_json(report.to_json(agreement))
     if not agreement.holds:
@@ -323,15 +323,6 @@ def _amounts(
         "passes": passes,
         "plan": plans.read(plan) if plan else None,
     }
-
-
-def _must_be_new(path: Path, force: bool, source: Path) -> None:
-    from graphprune.errors import OutputError
-
-    if path.exists() and path.resolve() == source.resolve():
-        raise OutputError(f"{path} is the input", "choose another file with -o")
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists already", "choose another with -o, or replace it with --force")
 
 
 def _advise(report: Any) -> None:

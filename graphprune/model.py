@@ -8,7 +8,6 @@ extra inputs of that node, so that liveness and pinning see them. All of it is u
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +22,8 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-from graphprune.errors import InvalidModelError, OutputError, UsageError
+from graphprune.errors import InvalidModelError, UsageError
+from graphprune.output import new_files
 
 Shape = tuple[int | None, ...]
 SymbolicShape = tuple[int | str | None, ...]
@@ -253,19 +253,14 @@ def save(model: Model, path: str | os.PathLike[str], *, metadata: Mapping[str, s
         entry = next((e for e in proto.metadata_props if e.key == key), None) or proto.metadata_props.add(key=key)
         entry.value = value
     external = model.external or sum(len(t.raw_data) for t in proto.graph.initializer) > LARGEST_INLINE
-    try:
-        with tempfile.TemporaryDirectory(prefix=".graphprune-", dir=path.parent) as folder:
-            beside = Path(folder) / path.name
-            if external:
-                location = path.name + ".data"
-                onnx.save_model(proto, str(beside), save_as_external_data=True, location=location, size_threshold=1024)
-            else:
-                beside.write_bytes(proto.SerializeToString(deterministic=True))
-            _check(str(beside), str(path))
-            for file in sorted(Path(folder).iterdir(), reverse=True):  # weights first, then the model that needs them
-                os.replace(file, path.parent / file.name)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}", "choose another place with -o") from error
+    with new_files(path) as folder:
+        beside = folder / path.name
+        if external:
+            location = path.name + ".data"
+            onnx.save_model(proto, str(beside), save_as_external_data=True, location=location, size_threshold=1024)
+        else:
+            beside.write_bytes(proto.SerializeToString(deterministic=True))
+        _check(str(beside), str(path))
 
 
 def opaque(node: gs.Node) -> bool:
