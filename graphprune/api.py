@@ -19,12 +19,13 @@ from graphprune.cost import CostModel
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
 from graphprune.groups import Dependencies
 from graphprune.latency import Timing, interleave
-from graphprune.model import Model, load, save, symbolic_axes
+from graphprune.model import Model, load, save
 from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, PRESETS, Record, Step, parse, run
 from graphprune.plan import Plan
 from graphprune.report import Report, TargetReport, to_json
 from graphprune.report import build as build_report
+from graphprune.shapes import symbolic_axes
 from graphprune.state import State
 from graphprune.verify import COMPILED_RTOL, LAW_RTOL, Agreement, Runner, compare, rtol, seeded_inputs
 

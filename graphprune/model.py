@@ -17,18 +17,17 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-from graphprune.errors import InvalidModelError, UsageError
+from graphprune.errors import InvalidModelError
+from graphprune.onnxfile import check, read
 from graphprune.output import new_files
+from graphprune.shapes import SymbolicShape, bind, infer, symbolic_axes
 
 Shape = tuple[int | None, ...]
-SymbolicShape = tuple[int | str | None, ...]
 
-OLDEST_OPSET = 9
 # Serialised protobufs end at 2 GiB; past this much weight data goes into a file beside the model.
 LARGEST_INLINE = 1_900_000_000
 # Weights above this many elements are left out when only shapes are asked for: no shape depends on them.
@@ -84,12 +83,12 @@ class Model:
     @cached_property
     def shapes(self) -> dict[str, Shape]:
         """Concrete shape of every tensor of the main graph whose rank is known; ``None`` for an unknown size."""
-        return _infer_shapes(self, self.input_shapes)
+        return _concrete(self._infer(self.input_shapes))
 
     @cached_property
     def symbolic_shapes(self) -> dict[str, SymbolicShape]:
         """Like ``shapes``, with the inputs' dimensions left symbolic: equal names are equal sizes."""
-        return _infer_symbolic(self, None)
+        return self._infer(None)
 
     @cached_property
     def varying(self) -> set[tuple[str, int]]:
@@ -110,7 +109,7 @@ class Model:
                 for name, shape in self.input_shapes.items()
             }
             try:
-                other = _infer_shapes(self, doubled)
+                other = _concrete(self._infer(doubled))
             except InvalidModelError:
                 continue
             found |= {
@@ -120,6 +119,10 @@ class Model:
                 if len(other.get(name, ())) == len(shape) and other[name][axis] != size
             }
         return found
+
+    def _infer(self, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, SymbolicShape]:
+        constants: dict[str, SymbolicShape] = {n: tuple(int(k) for k in c.shape) for n, c in self.constants.items()}
+        return constants | infer(self.proto(weights=False), self.name, input_shapes)
 
     @property
     def inputs(self) -> dict[str, ValueInfoProto]:
@@ -203,11 +206,10 @@ def load(
     if isinstance(source, ModelProto):
         proto, name, external = ModelProto(), "model", False
         proto.CopyFrom(source)
-        _check_opset(proto, name)
-        _check(proto, name)
+        check(proto, name)
     else:
         path = Path(source)
-        proto, external = _read(path)
+        proto, external = read(path)
         name = path.stem
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
@@ -218,7 +220,7 @@ def load(
     header.CopyFrom(_without_body(proto))
     header.graph.input.extend(inputs)
     header.ir_version = max(header.ir_version, 4)  # from 4 on, initializers need not be listed as inputs
-    shapes = _bind(inputs, dict(input_shapes or {}), dict(dim_params or {}))
+    shapes = bind(inputs, dict(input_shapes or {}), dict(dim_params or {}))
 
     asides = [_set_aside(node) for node in proto.graph.node]
     graph = gs.import_onnx(proto)
@@ -260,7 +262,12 @@ def save(model: Model, path: str | os.PathLike[str], *, metadata: Mapping[str, s
             onnx.save_model(proto, str(beside), save_as_external_data=True, location=location, size_threshold=1024)
         else:
             beside.write_bytes(proto.SerializeToString(deterministic=True))
-        _check(str(beside), str(path))
+        check(proto, str(path), str(beside))
+
+
+def _concrete(shapes: Mapping[str, SymbolicShape]) -> dict[str, Shape]:
+    """What is not a number is unknown."""
+    return {name: tuple(n if isinstance(n, int) else None for n in shape) for name, shape in shapes.items()}
 
 
 def opaque(node: gs.Node) -> bool:
@@ -271,104 +278,6 @@ def opaque(node: gs.Node) -> bool:
 def is_standard(node: gs.Node) -> bool:
     """Whether a node's operator is of the default ONNX domain."""
     return node.domain in (None, "", "ai.onnx")
-
-
-def symbolic_axes(info: ValueInfoProto) -> set[int]:
-    """The axes of an interface tensor whose size the file leaves open."""
-    return {k for k, dim in enumerate(info.type.tensor_type.shape.dim) if not _is_fixed(dim)}
-
-
-def _is_fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
-    """Some exporters write -1 or 0 for a size they leave open."""
-    return bool(dim.HasField("dim_value") and dim.dim_value > 0)
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
-def _read(path: Path) -> tuple[ModelProto, bool]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InvalidModelError(
-            f"cannot read {path}: {error.strerror or error}", "give the path of an ONNX file"
-        ) from error
-    proto = ModelProto()
-    try:
-        proto.ParseFromString(data)
-    except DecodeError as error:
-        raise InvalidModelError(
-            f"{path} is not an ONNX file, or is truncated", "check the file with `onnx.checker` or export it again"
-        ) from error
-    if not proto.ir_version or not proto.HasField("graph"):
-        raise InvalidModelError(f"{path} is not an ONNX model: it holds no graph", "export the model again")
-    external = _check_external(proto, path)
-    _check_opset(proto, str(path))
-    _check(str(path), str(path))
-    if external:
-        onnx.load_external_data_for_model(proto, str(path.parent))
-    return proto, external
-
-
-def _check_external(proto: ModelProto, path: Path) -> bool:
-    """Whether tensors live outside the file; each of them must lie inside the model's folder, and be complete."""
-    root = path.parent.resolve()
-    found = False
-    for tensor in _tensor_protos(proto):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        found = True
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        file = (root / location).resolve()
-        if not location or not file.is_relative_to(root):
-            raise InvalidModelError(
-                f"{path}: tensor '{tensor.name}' points outside the model's folder ('{location}')",
-                "put the data file beside the model and export it again",
-            )
-        if not file.is_file():
-            raise InvalidModelError(
-                f"{path}: tensor '{tensor.name}' needs the external data file '{location}', which is missing",
-                "copy it beside the model",
-            )
-        if int(entries.get("offset", 0)) + int(entries.get("length", 0)) > file.stat().st_size:
-            raise InvalidModelError(
-                f"{path}: external data file '{location}' is too short for tensor '{tensor.name}'",
-                "copy it again: it is truncated",
-            )
-    return found
-
-
-def _tensor_protos(proto: ModelProto) -> Iterator[TensorProto]:
-    def of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from [attribute.t, *attribute.tensors]
-                for body in [attribute.g, *attribute.graphs]:
-                    yield from of_graph(body)
-
-    yield from of_graph(proto.graph)
-
-
-def _check_opset(proto: ModelProto, name: str) -> None:
-    newest = onnx.defs.onnx_opset_version()
-    for entry in proto.opset_import:
-        if entry.domain in ("", "ai.onnx") and not OLDEST_OPSET <= entry.version <= newest:
-            hint = "install a newer onnx" if entry.version > newest else "convert it with onnx.version_converter"
-            raise InvalidModelError(
-                f"{name} uses opset {entry.version}; this installation knows {OLDEST_OPSET} to {newest}", hint
-            )
-
-
-def _check(subject: ModelProto | str, name: str) -> None:
-    try:
-        onnx.checker.check_model(subject)
-    except (onnx.checker.ValidationError, ValueError) as error:
-        first = " ".join(str(error).split("\n\n")[0].split())
-        raise InvalidModelError(f"{name} is not valid ONNX: {first}", "export the model again") from error
 
 
 def _without_body(proto: ModelProto) -> ModelProto:
@@ -392,44 +301,6 @@ def _without_body(proto: ModelProto) -> ModelProto:
     if graph.value_info:  # remembered only as a wish to have them: see _refresh_value_info
         header.graph.value_info.add().CopyFrom(graph.value_info[0])
     return header
-
-
-def _bind(
-    inputs: list[ValueInfoProto], shapes: dict[str, tuple[int, ...]], params: dict[str, int]
-) -> dict[str, tuple[int, ...]]:
-    bound = {}
-    names = {info.name for info in inputs}
-    if stray := sorted(set(shapes) - names):
-        raise UsageError(f"no input is called '{stray[0]}'", f"the inputs are {', '.join(sorted(names))}")
-    known = {d.dim_param for info in inputs for d in info.type.tensor_type.shape.dim if d.dim_param}
-    if stray := sorted(set(params) - known):
-        raise UsageError(
-            f"no symbolic dimension is called '{stray[0]}'", f"the model has {', '.join(sorted(known)) or 'none'}"
-        )
-    for info in inputs:
-        dims = info.type.tensor_type.shape.dim
-        given = shapes.get(info.name)
-        if given is not None and len(given) != len(dims) and info.type.tensor_type.HasField("shape"):
-            raise UsageError(f"input '{info.name}' has rank {len(dims)}, but {len(given)} sizes were given", "")
-        if given is not None and not info.type.tensor_type.HasField("shape"):
-            bound[info.name] = tuple(given)
-            continue
-        sizes = []
-        for axis, dim in enumerate(dims):
-            if _is_fixed(dim):
-                size = dim.dim_value
-                if given is not None and given[axis] != size:
-                    raise UsageError(f"axis {axis} of input '{info.name}' is fixed to {size}, not {given[axis]}", "")
-            elif given is not None:
-                size = given[axis]
-                if dim.dim_param:  # one name, one size: the other inputs follow
-                    params.setdefault(dim.dim_param, size)
-            else:
-                guess = 1 if axis == 0 else 224 if len(dims) == 4 and axis >= 2 else 64
-                size = params.setdefault(dim.dim_param, guess) if dim.dim_param else guess
-            sizes.append(int(size))
-        bound[info.name] = tuple(sizes)
-    return bound
 
 
 def _set_aside(node: NodeProto) -> tuple[list[AttributeProto], list[str]]:
@@ -490,9 +361,6 @@ def _absorb_constant_nodes(graph: gs.Graph) -> None:
     graph.nodes[:] = kept
 
 
-# ---------------------------------------------------------------------------------------------------------- writing
-
-
 def _export_node(node: gs.Node) -> NodeProto:
     aside = node.attrs.get(_ASIDE)
     if aside is None:
@@ -538,48 +406,3 @@ def _refresh_value_info(model: Model, proto: ModelProto) -> None:
         hollow = model.proto(weights=False)
         del hollow.graph.value_info[:]
         proto.graph.value_info.extend(onnx.shape_inference.infer_shapes(hollow, data_prop=True).graph.value_info)
-
-
-# -------------------------------------------------------------------------------------------------------- inference
-
-
-def _infer_shapes(model: Model, input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Shape]:
-    """Concrete shapes; what stays symbolic (a data-dependent size) is unknown."""
-    return {
-        name: tuple(size if isinstance(size, int) else None for size in shape)
-        for name, shape in _infer_symbolic(model, input_shapes).items()
-    }
-
-
-def _infer_symbolic(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, SymbolicShape]:
-    """Shapes by onnx's shape inference with data propagation; weights stay out of it."""
-    proto = model.proto(weights=False)
-    del proto.graph.value_info[:]
-    if input_shapes is None:
-        for info in proto.graph.input:
-            for dim in info.type.tensor_type.shape.dim:
-                if dim.HasField("dim_value") and not _is_fixed(dim):
-                    dim.Clear()
-    else:
-        for info in proto.graph.input:
-            if info.type.HasField("tensor_type") and info.name in input_shapes:
-                info.type.tensor_type.shape.CopyFrom(
-                    onnx.helper.make_tensor_value_info("", 1, input_shapes[info.name]).type.tensor_type.shape
-                )
-        for info in proto.graph.output:  # what is declared for other sizes must not contradict these
-            for dim in info.type.tensor_type.shape.dim:
-                dim.Clear()
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=input_shapes is not None, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        text = " ".join(str(error).split())
-        raise InvalidModelError(
-            f"{model.name}: shapes do not fit: {text[:300]}",
-            "give real input sizes with --input-shape NAME:1,3,224,224",
-        ) from error
-    shapes: dict[str, SymbolicShape] = {n: tuple(int(k) for k in t.shape) for n, t in model.constants.items()}
-    for info in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
-        if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
-            dims = info.type.tensor_type.shape.dim
-            shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
-    return shapes

@@ -12,7 +12,8 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from graphprune.model import SHAPE_VALUES, Model, SymbolicShape, is_standard
+from graphprune.model import SHAPE_VALUES, Model, is_standard
+from graphprune.shapes import SymbolicShape
 from graphprune.state import State
 
 # Elementwise: an element is known where the elements it is made of are.

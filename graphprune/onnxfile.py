@@ -1,0 +1,106 @@
+"""ONNX files: read into a protobuf and checked, so that nothing unreadable or unsafe goes further."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto
+
+from graphprune.errors import InvalidModelError
+
+OLDEST_OPSET = 9
+
+
+def read(path: Path) -> tuple[ModelProto, bool]:
+    """The model in a file, with all its weights, and whether they were in a file of their own.
+
+    Raises:
+        InvalidModelError: the file is missing, unreadable, truncated or not valid ONNX, or its external data is
+            missing, too short or outside the model's folder.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidModelError(
+            f"cannot read {path}: {error.strerror or error}", "give the path of an ONNX file"
+        ) from error
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidModelError(
+            f"{path} is not an ONNX file, or is truncated", "check the file with `onnx.checker` or export it again"
+        ) from error
+    if not proto.ir_version or not proto.HasField("graph"):
+        raise InvalidModelError(f"{path} is not an ONNX model: it holds no graph", "export the model again")
+    external = _check_external(proto, path)
+    check(proto, str(path), str(path))
+    if external:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    return proto, external
+
+
+def _check_external(proto: ModelProto, path: Path) -> bool:
+    """Whether tensors live outside the file; each of them must lie inside the model's folder, and be complete."""
+    root = path.parent.resolve()
+    found = False
+    for tensor in _tensor_protos(proto):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        found = True
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        file = (root / location).resolve()
+        if not location or not file.is_relative_to(root):
+            raise InvalidModelError(
+                f"{path}: tensor '{tensor.name}' points outside the model's folder ('{location}')",
+                "put the data file beside the model and export it again",
+            )
+        if not file.is_file():
+            raise InvalidModelError(
+                f"{path}: tensor '{tensor.name}' needs the external data file '{location}', which is missing",
+                "copy it beside the model",
+            )
+        if int(entries.get("offset", 0)) + int(entries.get("length", 0)) > file.stat().st_size:
+            raise InvalidModelError(
+                f"{path}: external data file '{location}' is too short for tensor '{tensor.name}'",
+                "copy it again: it is truncated",
+            )
+    return found
+
+
+def _tensor_protos(proto: ModelProto) -> Iterator[TensorProto]:
+    def of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from [attribute.t, *attribute.tensors]
+                for body in [attribute.g, *attribute.graphs]:
+                    yield from of_graph(body)
+
+    yield from of_graph(proto.graph)
+
+
+def check(proto: ModelProto, name: str, file: str | None = None) -> None:
+    """Have onnx check a model of a known opset; by its ``file`` where it has one, which may be of any size.
+
+    Raises:
+        InvalidModelError: with onnx's first complaint.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx") and not OLDEST_OPSET <= entry.version <= newest:
+            hint = "install a newer onnx" if entry.version > newest else "convert it with onnx.version_converter"
+            raise InvalidModelError(
+                f"{name} uses opset {entry.version}; this installation knows {OLDEST_OPSET} to {newest}", hint
+            )
+    try:
+        onnx.checker.check_model(file or proto)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        first = " ".join(str(error).split("\n\n")[0].split())
+        raise InvalidModelError(f"{name} is not valid ONNX: {first}", "export the model again") from error

@@ -1,0 +1,107 @@
+"""Sizes of tensors: which are open in the interface, what they are bound to, and what follows for every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import ModelProto, ValueInfoProto
+
+from graphprune.errors import InvalidModelError, UsageError
+
+SymbolicShape = tuple[int | str | None, ...]
+
+
+def symbolic_axes(info: ValueInfoProto) -> set[int]:
+    """The axes of an interface tensor whose size the file leaves open."""
+    return {k for k, dim in enumerate(info.type.tensor_type.shape.dim) if not _is_fixed(dim)}
+
+
+def _is_fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """Some exporters write -1 or 0 for a size they leave open."""
+    return bool(dim.HasField("dim_value") and dim.dim_value > 0)
+
+
+def bind(
+    inputs: list[ValueInfoProto], shapes: dict[str, tuple[int, ...]], params: dict[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """The concrete shape of every input: as given by input or by symbol, else 1, 224 or 64 (see ``model.load``).
+
+    Raises:
+        UsageError: what is given does not fit the inputs.
+    """
+    bound = {}
+    names = {info.name for info in inputs}
+    if stray := sorted(set(shapes) - names):
+        raise UsageError(f"no input is called '{stray[0]}'", f"the inputs are {', '.join(sorted(names))}")
+    known = {d.dim_param for info in inputs for d in info.type.tensor_type.shape.dim if d.dim_param}
+    if stray := sorted(set(params) - known):
+        raise UsageError(
+            f"no symbolic dimension is called '{stray[0]}'", f"the model has {', '.join(sorted(known)) or 'none'}"
+        )
+    for info in inputs:
+        dims = info.type.tensor_type.shape.dim
+        given = shapes.get(info.name)
+        if given is not None and len(given) != len(dims) and info.type.tensor_type.HasField("shape"):
+            raise UsageError(f"input '{info.name}' has rank {len(dims)}, but {len(given)} sizes were given", "")
+        if given is not None and not info.type.tensor_type.HasField("shape"):
+            bound[info.name] = tuple(given)
+            continue
+        sizes = []
+        for axis, dim in enumerate(dims):
+            if _is_fixed(dim):
+                size = dim.dim_value
+                if given is not None and given[axis] != size:
+                    raise UsageError(f"axis {axis} of input '{info.name}' is fixed to {size}, not {given[axis]}", "")
+            elif given is not None:
+                size = given[axis]
+                if dim.dim_param:  # one name, one size: the other inputs follow
+                    params.setdefault(dim.dim_param, size)
+            else:
+                guess = 1 if axis == 0 else 224 if len(dims) == 4 and axis >= 2 else 64
+                size = params.setdefault(dim.dim_param, guess) if dim.dim_param else guess
+            sizes.append(int(size))
+        bound[info.name] = tuple(sizes)
+    return bound
+
+
+def infer(proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, SymbolicShape]:
+    """Shapes of all tensors that are no initializers, by onnx's shape inference with data propagation.
+
+    Args:
+        proto: taken over; weights that no shape depends on may be left out.
+        name: of the model, for messages.
+        input_shapes: concrete sizes for the inputs; without them, sizes stay symbolic, equal names being equal sizes.
+
+    Raises:
+        InvalidModelError: the sizes do not fit together.
+    """
+    del proto.graph.value_info[:]
+    if input_shapes is None:
+        for info in proto.graph.input:
+            for dim in info.type.tensor_type.shape.dim:
+                if dim.HasField("dim_value") and not _is_fixed(dim):
+                    dim.Clear()
+    else:
+        for info in proto.graph.input:
+            if info.type.HasField("tensor_type") and info.name in input_shapes:
+                info.type.tensor_type.shape.CopyFrom(
+                    onnx.helper.make_tensor_value_info("", 1, input_shapes[info.name]).type.tensor_type.shape
+                )
+        for info in proto.graph.output:  # what is declared for other sizes must not contradict these
+            for dim in info.type.tensor_type.shape.dim:
+                dim.Clear()
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=input_shapes is not None, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        text = " ".join(str(error).split())
+        raise InvalidModelError(
+            f"{name}: shapes do not fit: {text[:300]}",
+            "give real input sizes with --input-shape NAME:1,3,224,224",
+        ) from error
+    shapes: dict[str, SymbolicShape] = {}
+    for info in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
+        if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
+            dims = info.type.tensor_type.shape.dim
+            shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
+    return shapes
