@@ -63,7 +63,10 @@ ZOO = tuple(
         data={"test_2000": fixture, "test": test_set},
         baseline=(baseline,),
     )
-    for name, parameters, baseline in [("fashion_resnet20", 273_658, 94.20)]
+    for name, parameters, baseline in [
+        ("fashion_resnet20", 273_658, 94.20),
+        ("fashion_mobilenet", 73_114, 92.10),
+    ]
 )
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from models import find
 from models.zoo import MissingError, onnxruntime_run
 
-NAMES = ["fashion_resnet20"]
+NAMES = ["fashion_resnet20", "fashion_mobilenet"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -27,6 +27,12 @@ def test_resnet20_keeps_batchnorm_and_a_symbolic_batch():
     (image,) = model.graph.input
     assert image.name == "image"
     assert image.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_mobilenet_is_depthwise():
+    model = onnx.load(find("fashion_mobilenet").path)
+    groups = [onnx.helper.get_node_attr_value(node, "group") for node in model.graph.node if node.op_type == "Conv"]
+    assert sum(group > 1 for group in groups) == 6
 
 
 @pytest.mark.parametrize("name", NAMES)
