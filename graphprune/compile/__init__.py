@@ -82,14 +82,14 @@ def compile_model(
     with step("import"):
         module, node_of = importer.import_onnx(proto, dict(shapes or {}))
     with step("lower"):
-        module, scratch = lower.lower(module, machine)
-        program = read_program(module, scratch)
+        lowered = lower.lower(module, machine)
+        program = read_program(lowered.module, lowered.scratch)
         workspace, weights = memory.plan(program)
     with step("write weights"):
         _write_weights(program, folder / "weights.bin", weights)
     with step("compile kernels"):
         kernels = folder / "kernels.o"
-        build.write_object(module, machine, kernels)
+        build.write_object(lowered.module, machine, kernels)
     with step("link"):
         build.link(emit.emit_c(program, machine, workspace, weights), [kernels], machine, folder / machine.library)
         kernels.unlink()
@@ -108,7 +108,11 @@ def compile_model(
         workspace_bytes=workspace,
         weights_bytes=weights,
         kernels=tuple(
-            Kernel(call.function, "fallback", (node_of[call.label],) if call.label in node_of else ())
+            Kernel(
+                call.function,
+                "ours" if call.function in lowered.ours else "fallback",
+                tuple(node_of[v] for v in lowered.covers.get(call.label, [call.label]) if v in node_of),
+            )
             for call in program.calls
         ),
         versions={name: importlib.metadata.version(name) for name in ("graphprune", "apache-tvm", "onnx")},

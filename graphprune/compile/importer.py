@@ -45,6 +45,7 @@ _RANDOM = {
     "Multinomial",
     "Dropout",
 }
+_WINDOWED = {"Conv", "MaxPool", "AveragePool"}
 _SMALL = 4096  # constants up to this many elements are shown to shape inference
 
 
@@ -204,7 +205,13 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
     def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
         node = attrs["tvm_custom"]["name"]
         try:
-            value = super()._convert_operator(op_name, inputs, attrs, opset)
+            if op_name in _WINDOWED:
+                _explicit_padding(inputs, attrs)
+            value = _clip(inputs, attrs) if op_name == "Clip" else None
+            if value is None:
+                value = super()._convert_operator(op_name, inputs, attrs, opset)
+            else:
+                value = self.bb.normalize(value)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise CompileError(
@@ -215,3 +222,35 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
             value = self.bb.emit(value, name_hint="node")
             self.node_of[value.name_hint if hasattr(value, "name_hint") else value.name] = node
         return value
+
+
+def _clip(inputs: Any, attrs: dict[str, Any]) -> Any:
+    """Clip with known bounds as maximum and minimum, which kernels can fuse; None where a bound is computed."""
+    value = inputs[0]
+    if str(value.ty.dtype) != "float32":
+        return None
+    for position, key, bound in ((1, "min", relax.op.maximum), (2, "max", relax.op.minimum)):
+        given = inputs[position] if len(inputs) > position else None
+        if given is None and key in attrs:
+            given = relax.const(attrs[key], "float32")
+        if given is not None:
+            if not isinstance(given, tvm.ir.GenericConst):
+                return None
+            value = bound(value, relax.const(given.value.numpy().reshape(()), "float32"))
+    return value if value is not inputs[0] else None
+
+
+def _explicit_padding(inputs: Any, attrs: dict[str, Any]) -> None:
+    """Replace `auto_pad` SAME of a convolution or pooling by the paddings it stands for (ONNX, operator Conv)."""
+    if attrs.get("auto_pad") not in (b"SAME_UPPER", b"SAME_LOWER") or "output_padding" in attrs:
+        return
+    shape = [int(d) for d in inputs[0].ty.shape.values][2:]
+    kernel = attrs.get("kernel_shape") or tuple(int(d) for d in inputs[1].ty.shape.values)[2:]
+    ones = (1,) * len(shape)
+    strides, dilations = attrs.get("strides", ones), attrs.get("dilations", ones)
+    total = [
+        max((-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size, 0)
+        for size, k, stride, dilation in zip(shape, kernel, strides, dilations, strict=True)
+    ]
+    less, more = [t // 2 for t in total], [t - t // 2 for t in total]
+    attrs["pads"] = tuple(less + more if attrs.pop("auto_pad") == b"SAME_UPPER" else more + less)

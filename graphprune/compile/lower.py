@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import tvm
 from tvm import relax, tirx
 
 from graphprune.compile.fold import fold_constants
 from graphprune.compile.schedule import hoist_scratch, schedule
+from graphprune.compile.select import OURS, select_kernels
 from graphprune.compile.targets import Target
 from graphprune.errors import CompileError
 
@@ -24,13 +26,35 @@ def llvm_target(target: Target) -> tvm.target.Target:
     return llvm.with_host(llvm)
 
 
-def lower(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, Scratch]:
-    """`module` as kernels and a `main` that only allocates and calls them; the scratch arrays each kernel takes."""
+@dataclass(frozen=True)
+class Lowered:
+    """A module of kernels and a `main` that only allocates and calls them.
+
+    Attributes:
+        module: the kernels and `main`.
+        scratch: dtype and shape of the scratch arrays each kernel takes after its own arguments.
+        ours: names of the scheduled kernels.
+        covers: Relax variables that a call of ours computes, by the variable of its result.
+    """
+
+    module: tvm.IRModule
+    scratch: Scratch
+    ours: set[str]
+    covers: dict[str, list[str]]
+
+
+def lower(module: tvm.IRModule, target: Target) -> Lowered:
+    """`module` as kernels and a straight `main`.
+
+    Raises:
+        CompileError: an operator that only TVM's runtime library computes.
+    """
     transform = relax.transform
     with llvm_target(target), tvm.transform.PassContext(opt_level=3):
         module = transform.DecomposeOpsForInference()(module)
         module = fold_constants(transform.CanonicalizeBindings()(module))
         module = transform.FoldConstant()(module)
+        module, covers = select_kernels(module, target)
         module = transform.LegalizeOps()(module)
         _no_library_calls(module)
         for step in (
@@ -45,18 +69,24 @@ def lower(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, Scratch]:
             transform.CallTIRRewrite(),
         ):
             module = step(module)
-    return _schedule(module)
+    module, scratch, ours = _schedule(module)
+    return Lowered(module, scratch, ours, covers)
 
 
-def _schedule(module: tvm.IRModule) -> tuple[tvm.IRModule, Scratch]:
+def _schedule(module: tvm.IRModule) -> tuple[tvm.IRModule, Scratch, set[str]]:
     scratch: Scratch = {}
+    ours: set[str] = set()
     for variable, function in list(module.functions.items()):
         if isinstance(function, tirx.PrimFunc):
-            function, buffers = hoist_scratch(schedule(function))
+            if OURS in function.attrs:
+                ours.add(str(variable.name_hint))
+            else:
+                function = schedule(function)
+            function, buffers = hoist_scratch(function)
             module[variable] = function.with_attr("global_symbol", variable.name_hint)
             if buffers:
                 scratch[str(variable.name_hint)] = buffers
-    return module, scratch
+    return module, scratch, ours
 
 
 def _no_library_calls(module: tvm.IRModule) -> None:

@@ -22,10 +22,10 @@ def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
 def hoist_scratch(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[tuple[str, tuple[int, ...]]]]:
     """`function` taking its top-level buffers as further parameters, and the dtype and shape of each."""
-    root = function.body.block
-    buffers = list(root.alloc_buffers)
-    if not buffers:
+    root = function.body.block if isinstance(function.body, s_tir.SBlockRealize) else None
+    if root is None or not root.alloc_buffers:
         return function, []
+    buffers = list(root.alloc_buffers)
     block = s_tir.SBlock(
         root.iter_vars,
         root.reads,

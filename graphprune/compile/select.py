@@ -1,0 +1,310 @@
+"""Choose kernels: replace Relax operators, with what follows them, by calls of scheduled TIR functions.
+
+A convolution or matrix product takes along the chain of operators that only it feeds: arithmetic with constants per
+output channel is folded into weights and bias (BatchNorm is such a chain), then at most one addition of another tensor,
+then bounds. What is not recognised stays for TVM's legalisation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, tirx
+
+from graphprune.compile.kernels.conv import Conv, conv_kernel, pack_weights
+from graphprune.compile.kernels.epilogue import Epilogue
+from graphprune.compile.kernels.matmul import Matmul, matmul_kernel, pack_bias, pack_panels
+from graphprune.compile.kernels.padding import Window
+from graphprune.compile.kernels.window import Windowed, average_weights, window_kernel
+from graphprune.compile.targets import Target
+
+OURS = "graphprune.kernel"  # attribute of functions whose loops are final
+_OPAQUE = 8  # TVM's kOpaque: fused with nothing
+
+
+@dataclass
+class _Chain:
+    """The operators a kernel computes: the first, what follows it, and how the values combine.
+
+    `out = clip(scale · first + bias + residual)`, with scale and bias per position of `axis`.
+    """
+
+    first: Any
+    last: Any
+    axis: int
+    scale: np.ndarray
+    bias: np.ndarray
+    residual: Any = None
+    low: float | None = None
+    high: float | None = None
+    taken: list[Any] = field(default_factory=list)
+
+    @property
+    def epilogue(self) -> Epilogue:
+        return Epilogue(self.residual is not None, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A function to call with these Relax arguments."""
+
+    name: str
+    function: tirx.PrimFunc
+    arguments: list[Any]
+
+
+def select_kernels(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, dict[str, list[str]]]:
+    """`module` with kernels called where one fits, and the variables each call computes, by the result's variable."""
+    main = module["main"]
+    graph = _Graph(main)
+    chosen: dict[Any, _Kernel] = {}
+    covers: dict[str, list[str]] = {}
+    gone: set[Any] = set()
+    for variable, call in graph.producer.items():
+        if variable in gone or not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
+            continue
+        rule = _RULES.get(call.op.name)
+        if rule is None or not _float32(call):
+            continue
+        found = rule(graph, variable, call, target)
+        if found is not None:
+            chain, kernel = found
+            chosen[chain.last] = kernel
+            gone.update(v for v in chain.taken if v is not chain.last)
+            covers[str(chain.last.name)] = [str(v.name) for v in chain.taken]
+    rewriter = _Rewriter(module, chosen, gone)
+    rewriter.builder_.update_func(module.get_global_var("main"), rewriter.visit_expr(main))
+    return rewriter.builder_.get(), covers
+
+
+@relax.expr_functor.mutator
+class _Rewriter(relax.PyExprMutator):
+    def __init__(self, module: tvm.IRModule, chosen: dict[Any, _Kernel], gone: set[Any]) -> None:
+        super().__init__(module)
+        self.chosen, self.gone = chosen, gone
+
+    def visit_var_binding_(self, binding: Any) -> None:
+        if binding.var in self.gone:
+            return
+        kernel = self.chosen.get(binding.var)
+        if kernel is not None:
+            function = kernel.function.with_attrs({OURS: True, "op_pattern": _OPAQUE})
+            variable = self.builder_.add_func(function, kernel.name)
+            arguments = [self.visit_expr(a) for a in kernel.arguments]
+            call = relax.call_tir(variable, relax.Tuple(arguments), out_ty=binding.var.ty)
+            binding = relax.VarBinding(binding.var, self.builder_.normalize(call))
+        super().visit_var_binding_(binding)
+
+
+class _Graph:
+    """Who makes and who reads each variable of `main`."""
+
+    def __init__(self, main: relax.Function) -> None:
+        self.producer: dict[Any, Any] = {}
+        self.readers: dict[Any, list[Any]] = {}
+        self.uses: Counter[Any] = Counter()
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                self.producer[binding.var] = binding.value
+                for variable in _variables(binding.value):
+                    self.readers.setdefault(variable, []).append(binding.var)
+                    self.uses[variable] += 1
+        for variable in _variables(main.body.body):
+            self.uses[variable] += 1
+
+    def chain(self, variable: Any, axis: int, channels: int) -> _Chain:
+        """Everything after `variable` that its kernel can take along."""
+        ones = np.ones(channels, np.float32)
+        chain = _Chain(variable, variable, axis, ones, 0 * ones, taken=[variable])
+        while self.uses[chain.last] == 1 and self.readers.get(chain.last):
+            reader = self.readers[chain.last][0]
+            call = self.producer[reader]
+            if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op) or not _same(call, chain.last):
+                break
+            if not (_bound(chain, call) or _arithmetic(chain, call) or self._residual(chain, call)):
+                break
+            chain.last = reader
+            chain.taken.append(reader)
+        return chain
+
+    def _residual(self, chain: _Chain, call: Any) -> bool:
+        if call.op.name != "relax.add" or chain.residual is not None or chain.low is not None or chain.high is not None:
+            return False
+        other = call.args[1] if call.args[0].same_as(chain.last) else call.args[0]
+        if not isinstance(other, relax.Var) or not _same(other, chain.last):
+            return False
+        chain.residual = other
+        return True
+
+
+def _variables(expr: Any) -> list[Any]:
+    if isinstance(expr, relax.Var):
+        return [expr]
+    if isinstance(expr, relax.Call):
+        return [v for a in expr.args for v in _variables(a)]
+    if isinstance(expr, relax.Tuple):
+        return [v for a in expr.fields for v in _variables(a)]
+    if isinstance(expr, relax.TupleGetItem):
+        return _variables(expr.tuple_value)
+    return []
+
+
+def _shape(expr: Any) -> tuple[int, ...]:
+    return tuple(int(d) for d in expr.ty.shape.values)
+
+
+def _float32(expr: Any) -> bool:
+    return isinstance(expr.ty, relax.TensorType) and str(expr.ty.dtype) == "float32"
+
+
+def _same(a: Any, b: Any) -> bool:
+    return _float32(a) and _float32(b) and _shape(a) == _shape(b)
+
+
+def _constant(expr: Any) -> np.ndarray | None:
+    return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
+
+
+def _bound(chain: _Chain, call: Any) -> bool:
+    """Take along a relu or a clip; a second one tightens the first."""
+    name = call.op.name
+    low, high = None, None
+    if name == "relax.nn.relu":
+        low = 0.0
+    elif name == "relax.nn.relu6":
+        low, high = 0.0, 6.0
+    elif name == "relax.clip":
+        low, high = (float(getattr(a, "value", a)) for a in call.args[1:])
+    elif name in ("relax.maximum", "relax.minimum"):
+        values = [c for c in map(_constant, call.args) if c is not None]
+        if len(values) != 1 or values[0].size != 1:
+            return False
+        low, high = (float(values[0].item()), None) if name == "relax.maximum" else (None, float(values[0].item()))
+    else:
+        return False
+    if low is not None and chain.high is not None:
+        return False  # a lower bound after an upper one: the order would change
+    chain.low = low if chain.low is None else chain.low if low is None else max(low, chain.low)
+    chain.high = high if chain.high is None else chain.high if high is None else min(high, chain.high)
+    return True
+
+
+def _arithmetic(chain: _Chain, call: Any) -> bool:
+    """Fold arithmetic with a constant per channel into scale and bias."""
+    if chain.residual is not None or chain.low is not None or chain.high is not None or len(call.args) != 2:
+        return False
+    left = call.args[0].same_as(chain.last)
+    value = _constant(call.args[1] if left else call.args[0])
+    if value is None:
+        return False
+    rank = len(_shape(chain.last))
+    shape = (1,) * (rank - value.ndim) + value.shape
+    if any(d != 1 for i, d in enumerate(shape) if i != chain.axis % rank):
+        return False
+    value = np.broadcast_to(value.reshape(-1), chain.bias.shape)
+    name = call.op.name
+    if name == "relax.add":
+        chain.bias = chain.bias + value
+    elif name == "relax.subtract" and left:
+        chain.bias = chain.bias - value
+    elif name == "relax.multiply":
+        chain.scale, chain.bias = chain.scale * value, chain.bias * value
+    elif name == "relax.divide" and left:
+        chain.scale, chain.bias = chain.scale / value, chain.bias / value
+    else:
+        return False
+    return True
+
+
+_Found = tuple[_Chain, _Kernel] | None
+
+
+def _window(call: Any, kernel: tuple[int, int], out: tuple[int, ...]) -> Window:
+    attrs = call.attrs
+    strides, dilation = (tuple(int(v) for v in a) for a in (attrs.strides, attrs.dilation))
+    pad = tuple(int(v) for v in attrs.padding)
+    pad = pad * 4 if len(pad) == 1 else pad * 2 if len(pad) == 2 else pad
+    return Window(_shape(call.args[0])[2:], kernel, strides, dilation, pad, out[2:])  # type: ignore[arg-type]
+
+
+def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+    weight = _constant(call.args[1])
+    plain = call.attrs.data_layout == "NCHW" and call.attrs.kernel_layout == "OIHW"
+    if weight is None or not plain or weight.dtype != np.float32:
+        return None
+    batch, channels = _shape(call.args[0])[:2]
+    out = _shape(call)
+    filters, groups = out[1], int(call.attrs.groups)
+    chain = graph.chain(variable, 1, filters)
+    window = _window(call, weight.shape[2:], out)
+    weight = weight * chain.scale[:, None, None, None]
+    residual = [chain.residual] if chain.residual is not None else []
+    if groups == channels and weight.shape[1] == 1:
+        op = Windowed("depthwise", batch, channels, filters // channels, window, chain.epilogue)
+        arguments = [call.args[0], relax.const(weight.reshape(filters, -1)), relax.const(chain.bias), *residual]
+        return chain, _Kernel("depthwise", window_kernel(op, target), arguments)
+    if groups == 1 and out[2:] == (1, 1) and window.kernel == window.image and not any(window.pad):
+        matrix = weight.reshape(filters, -1).T
+        product = Matmul(1, batch, filters, matrix.shape[0], _shape(call.args[0]), None, out, chain.epilogue)
+        return chain, _product("conv", product, call.args[0], matrix, chain, target)
+    conv = Conv(batch, channels, filters, groups, window, chain.epilogue)
+    packed = pack_weights(weight, groups, conv.product(target))
+    arguments = [call.args[0], relax.const(packed), relax.const(chain.bias), *residual]
+    return chain, _Kernel("conv", conv_kernel(conv, target), arguments)
+
+
+def _product(name: str, op: Matmul, a: Any, b: Any, chain: _Chain, target: Target) -> _Kernel:
+    shape = op.product(target)
+    second = relax.const(pack_panels(b, shape)) if isinstance(b, np.ndarray) else b
+    residual = [chain.residual] if chain.residual is not None else []
+    arguments = [a, second, relax.const(pack_bias(chain.bias, shape)), *residual]
+    return _Kernel(name, matmul_kernel(op, target), arguments)
+
+
+def _matmul(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+    a, b = call.args
+    out, a_shape, b_shape = _shape(call), _shape(a), _shape(b)
+    if min(len(a_shape), len(b_shape)) < 2 or not (_float32(a) and _float32(b)):
+        return None
+    rows, depth, columns = a_shape[-2], a_shape[-1], b_shape[-1]
+    constant = _constant(b)
+    chain = graph.chain(variable, -1, columns)
+    if constant is not None and constant.size == depth * columns:
+        rows = int(np.prod(a_shape[:-1]))
+        op = Matmul(1, rows, columns, depth, a_shape, None, out, chain.epilogue)
+        matrix = constant.reshape(depth, columns) * chain.scale
+        return chain, _product("matmul", op, a, matrix, chain, target)
+    if a_shape[:-2] != b_shape[:-2]:
+        return None
+    if np.any(chain.scale != 1):  # a dynamic b cannot take the scale in
+        chain = _Chain(variable, variable, -1, np.ones(columns), np.zeros(columns), taken=[variable])
+    op = Matmul(int(np.prod(a_shape[:-2])), rows, columns, depth, a_shape, b_shape, out, chain.epilogue)
+    return chain, _product("matmul", op, a, b, chain, target)
+
+
+def _pool(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+    attrs = call.attrs
+    if attrs.layout != "NCHW":
+        return None
+    out = _shape(call)
+    window = _window(call, tuple(int(v) for v in attrs.pool_size), out)  # type: ignore[arg-type]
+    average = call.op.name == "relax.nn.avg_pool2d"
+    if average and attrs.ceil_mode:
+        return None  # how windows beyond the padding count is a matter of version
+    chain = _Chain(variable, variable, 1, np.empty(0), np.empty(0), taken=[variable])
+    op = Windowed("average" if average else "max", out[0], out[1], 1, window, Epilogue())
+    scale = [relax.const(average_weights(window, bool(attrs.count_include_pad)))] if average else []
+    return chain, _Kernel("pool", window_kernel(op, target), [call.args[0], *scale])
+
+
+_RULES: dict[str, Callable[[_Graph, Any, Any, Target], _Found]] = {
+    "relax.nn.conv2d": _conv2d,
+    "relax.matmul": _matmul,
+    "relax.nn.max_pool2d": _pool,
+    "relax.nn.avg_pool2d": _pool,
+}
