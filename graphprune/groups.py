@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
@@ -185,7 +186,9 @@ def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> nx.MultiGraph:
         if isinstance(constant._values, SparseValues):
             pin_tensor(name, name, "", "stored as a sparse tensor")
         elif getattr(constant.dtype, "kind", "?") not in _CUTTABLE_KINDS:
-            pin_tensor(name, name, "", f"stored as {constant.dtype}, which is not cut")
+            kind = constant.dtype
+            kind = onnx.TensorProto.DataType.Name(kind).lower() if isinstance(kind, int) else kind
+            pin_tensor(name, name, "", f"stored as {kind}, which is not cut")
 
     for node, call in calls(model):
         rule = rule_of(node, rules)

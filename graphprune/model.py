@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Model:
         input_shapes: the concrete shape of each graph input during analysis, measuring and verification.
         external: whether the weights were in a file of their own, and shall be again.
         name: the file's stem, for messages and reports.
+        notes: documentation and metadata of nodes, by the name of their first output.
     """
 
     graph: gs.Graph
@@ -64,6 +65,7 @@ class Model:
     input_shapes: Mapping[str, tuple[int, ...]]
     external: bool = False
     name: str = "model"
+    notes: Mapping[str, NodeProto] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:
@@ -168,11 +170,15 @@ class Model:
         """The ONNX protobuf; without ``weights`` large tensors keep only their shape and type."""
         model = ModelProto()
         model.CopyFrom(self.header)
-        model.graph.node.extend(_export_node(node) for node in self.graph.nodes)
+        for node in self.graph.nodes:
+            exported = model.graph.node.add()
+            exported.CopyFrom(_export_node(node))
+            exported.MergeFrom(self.notes.get(node.outputs[0].name if node.outputs else "", NodeProto()))
         for tensor in self.constants.values():
-            if isinstance(tensor._values, SparseValues):
+            sparse = isinstance(tensor._values, SparseValues)
+            if weights and sparse:
                 model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
-            elif weights or int(np.prod(tensor.shape)) <= SHAPE_VALUES:
+            elif weights or (not sparse and int(np.prod(tensor.shape)) <= SHAPE_VALUES):
                 model.graph.initializer.append(_export_tensor(tensor))
             else:
                 hollow = TensorProto(name=tensor.name, data_type=_onnx_dtype(tensor), dims=tensor.shape)
@@ -234,7 +240,12 @@ def load(
             node.inputs.extend(tensors[n] for n in names)
             node.attrs[_ASIDE] = _Aside(tuple(attributes), len(names))
     _absorb_constant_nodes(graph)
-    return Model(graph, header, shapes, external, name)
+    notes = {
+        node.output[0]: NodeProto(doc_string=node.doc_string or None, metadata_props=node.metadata_props)
+        for node in proto.graph.node
+        if node.output and (node.doc_string or node.metadata_props)
+    }
+    return Model(graph, header, shapes, external, name, notes)
 
 
 def save(model: Model, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -294,7 +305,9 @@ def _without_body(proto: ModelProto) -> ModelProto:
         else:
             setattr(header, descriptor.name, value)
     graph = proto.graph
-    header.graph.name, header.graph.doc_string = graph.name, graph.doc_string
+    header.graph.name = graph.name
+    if graph.doc_string:
+        header.graph.doc_string = graph.doc_string
     header.graph.output.extend(graph.output)
     header.graph.metadata_props.extend(graph.metadata_props)
     header.graph.quantization_annotation.extend(graph.quantization_annotation)
@@ -393,6 +406,8 @@ def _export_tensor(tensor: gs.Constant) -> TensorProto:
 
 
 def _onnx_dtype(tensor: gs.Constant) -> int:
+    if isinstance(tensor._values, SparseValues):
+        return tensor._values.tensor.values.data_type
     if isinstance(tensor._values, LazyValues):
         return tensor._values.tensor.data_type
     return onnx.helper.np_dtype_to_tensor_dtype(tensor.values.dtype)

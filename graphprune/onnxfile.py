@@ -64,7 +64,13 @@ def _check_external(proto: ModelProto, path: Path) -> bool:
                 f"{path}: tensor '{tensor.name}' needs the external data file '{location}', which is missing",
                 "copy it beside the model",
             )
-        if int(entries.get("offset", 0)) + int(entries.get("length", 0)) > file.stat().st_size:
+        bounds = [entries.get("offset", "0"), entries.get("length", "0")]
+        if not all(bound.isdecimal() for bound in bounds):
+            raise InvalidModelError(
+                f"{path}: tensor '{tensor.name}' lies at no place in '{location}': offset and length are {bounds}",
+                "export the model again",
+            )
+        if sum(map(int, bounds)) > file.stat().st_size:
             raise InvalidModelError(
                 f"{path}: external data file '{location}' is too short for tensor '{tensor.name}'",
                 "copy it again: it is truncated",
@@ -99,6 +105,11 @@ def check(proto: ModelProto, name: str, file: str | None = None) -> None:
             raise InvalidModelError(
                 f"{name} uses opset {entry.version}; this installation knows {OLDEST_OPSET} to {newest}", hint
             )
+    if file is None and any(t.data_location == TensorProto.EXTERNAL for t in _tensor_protos(proto)):
+        raise InvalidModelError(
+            f"{name} refers to external data that was not loaded",
+            "load it with onnx.load, or give the path of the file",
+        )
     try:
         onnx.checker.check_model(file or proto)
     except (onnx.checker.ValidationError, ValueError) as error:

@@ -39,6 +39,10 @@ def bind(
         raise UsageError(
             f"no symbolic dimension is called '{stray[0]}'", f"the model has {', '.join(sorted(known)) or 'none'}"
         )
+    sizes_given = [(f"size of input '{n}'", k) for n, shape in shapes.items() for k in shape]
+    for what, size in [*sizes_given, *((f"symbolic dimension '{n}'", k) for n, k in params.items())]:
+        if size < 1:
+            raise UsageError(f"{what} must be above 0, not {size}", "give the size of a real input")
     for info in inputs:
         dims = info.type.tensor_type.shape.dim
         given = shapes.get(info.name)
@@ -78,7 +82,7 @@ def infer(proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ..
     """
     del proto.graph.value_info[:]
     if input_shapes is None:
-        for info in proto.graph.input:
+        for info in [*proto.graph.input, *proto.graph.output]:
             for dim in info.type.tensor_type.shape.dim:
                 if dim.HasField("dim_value") and not _is_fixed(dim):
                     dim.Clear()

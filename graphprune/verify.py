@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -10,7 +12,8 @@ import onnx
 import onnxruntime as ort
 
 from graphprune.errors import InvalidModelError
-from graphprune.model import Model
+from graphprune.model import LARGEST_INLINE, Model
+from graphprune.shapes import symbolic_axes
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -62,9 +65,7 @@ class Runner:
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self.session = ort.InferenceSession(
-                model.proto().SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            self.session = _session(model, options)
         except Exception as error:  # onnxruntime raises a class per status code, none of them public
             raise InvalidModelError(
                 f"{model.name} cannot be run by onnxruntime: {_first_line(error)}",
@@ -82,6 +83,19 @@ class Runner:
                 f"{self._name} fails at the analysis sizes: {_first_line(error)}",
                 "give real input sizes with --input-shape NAME:1,3,224,224 or --dim-param NAME=SIZE",
             ) from error
+
+
+def _session(model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
+    proto = model.proto()
+    for info in [*proto.graph.input, *proto.graph.output]:
+        for axis in symbolic_axes(info):  # onnxruntime would take an open size that is written as 0 at its word
+            info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
+    if sum(len(t.raw_data) for t in proto.graph.initializer) <= LARGEST_INLINE:
+        return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.onnx")
+        onnx.save_model(proto, path, save_as_external_data=True, location="weights")
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _first_line(error: Exception) -> str:

@@ -64,6 +64,11 @@ class Operand:
         return len(self.shape)
 
     @property
+    def floating(self) -> bool:
+        """Whether it is a constant of floating-point numbers that numpy knows: one that can be cut and zeroed."""
+        return self.constant is not None and getattr(self.constant.dtype, "kind", "") == "f"
+
+    @property
     def values(self) -> np.ndarray:
         """The values of a constant operand."""
         assert self.constant is not None
@@ -172,7 +177,7 @@ def cover(a: Operand, axis: int, at: np.ndarray) -> Tie:
 
 def contraction(a: Operand, axis_a: int, b: Operand, axis_b: int, at_b: np.ndarray | None = None) -> Ties:
     """The axis summed over may shrink only where one side is a weight, which zeroing silences for certain."""
-    if any(o.constant is not None and o.constant.dtype.kind == "f" for o in (a, b)):
+    if a.floating or b.floating:
         yield tie(a, axis_a, b, axis_b, at_b=at_b)
     else:
         for operand, axis in ((a, axis_a), (b, axis_b)):

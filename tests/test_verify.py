@@ -1,0 +1,119 @@
+"""Running models and comparing what they compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphprune import verify
+from graphprune.errors import InvalidModelError
+from graphprune.model import load
+from graphprune.verify import LAW_RTOL, Runner, compare, rtol, seeded_inputs
+from tests.law import net
+
+ONE = np.array([1.0, -2.0, 4.0], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        (ONE, 0.0),
+        (ONE + np.float32(0.5), 0.125),
+        (ONE[:2], float("inf")),
+        (ONE.astype(np.float64), float("inf")),
+        (np.array([1, -2, np.nan], np.float32), float("inf")),
+        (np.array([1, -2, np.inf], np.float32), float("inf")),
+    ],
+    ids=["equal", "off by an eighth", "other shape", "other type", "NaN", "infinite"],
+)
+def test_error_is_relative_to_the_largest_value(result: np.ndarray, error: float) -> None:
+    agreement = compare({"y": result}, {"y": ONE}, 1e-5)
+    assert agreement.error == pytest.approx(error)
+    assert agreement.holds == (error == 0)
+    assert agreement.silent == []
+
+
+def test_a_missing_output_is_no_agreement() -> None:
+    assert compare({}, {"y": ONE}, 1e-5).error == float("inf")
+
+
+def test_nan_on_both_sides_proves_nothing() -> None:
+    nan = np.full(3, np.nan, np.float32)
+    assert not compare({"y": nan}, {"y": nan}, 1e-5).holds
+
+
+def test_silence_is_reported() -> None:
+    zero = np.zeros(3, np.float32)
+    assert compare({"y": zero}, {"y": zero}, 1e-5).silent == ["y"]
+    assert compare({"y": ONE}, {"y": zero}, 1e-5).error == float("inf")
+
+
+def test_whole_numbers_must_be_equal() -> None:
+    a, b = np.array([1, 2]), np.array([1, 3])
+    assert compare({"y": a}, {"y": a}, 0).holds
+    assert compare({"y": a}, {"y": b}, 1e9).error == float("inf")
+
+
+def test_the_worst_output_counts() -> None:
+    agreement = compare({"y": ONE, "z": ONE * 2}, {"y": ONE, "z": ONE}, 1e-5)
+    assert agreement.outputs == {"y": 0.0, "z": 1.0}
+    assert agreement.error == 1.0
+
+
+def test_inputs_are_seeded_and_legal() -> None:
+    body = "e = Gather(w, x)\np = Cast<to=1>(m)\ny = Mul(e, p)\nz = Relu(f)"
+    inputs = "int64[2,5] x, bool[2,5,6] m, float[N,3] f, int32[4] i"
+    model = load(net(f"{body}\nq = Cast<to=1>(i)", inputs=inputs, outputs="y z q", w=(11, 6)), dim_params={"N": 7})
+    first, again, other = seeded_inputs(model, 1), seeded_inputs(model, 1), seeded_inputs(model, 2)
+    assert {n: (v.dtype.name, v.shape) for n, v in first.items()} == {
+        "x": ("int64", (2, 5)),
+        "m": ("bool", (2, 5, 6)),
+        "f": ("float32", (7, 3)),
+        "i": ("int32", (4,)),
+    }
+    assert all(np.array_equal(first[n], again[n]) for n in first)
+    assert not np.array_equal(first["f"], other["f"])
+    assert 2 < first["x"].max() < 11
+    assert first["i"].max() <= 1
+    assert Runner(model)(first)["y"].shape == (2, 5, 6)
+
+
+def test_text_inputs_cannot_be_made_up() -> None:
+    model = load(net("y = Identity(x)", inputs="string[2] x"))
+    with pytest.raises(InvalidModelError, match="'x' of type"):
+        seeded_inputs(model)
+
+
+def test_a_model_that_runs_only_at_other_sizes_says_so() -> None:
+    model = load(net("r = Reshape(x, s)\ny = Relu(r)", inputs="float[N,3] x", s=np.array([2, 6])))
+    with pytest.raises(InvalidModelError, match="fails at the analysis sizes") as caught:
+        Runner(model)({"x": np.zeros((1, 3), np.float32)})
+    assert "--input-shape" in caught.value.hint
+
+
+def test_weights_beyond_a_protobuf_go_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(net("y = MatMul(x, a)", inputs="float[5,64] x", a=(64, 32)))
+    inputs = seeded_inputs(model)
+    before = Runner(model)(inputs)
+    monkeypatch.setattr(verify, "LARGEST_INLINE", 100)
+    assert np.array_equal(Runner(model)(inputs)["y"], before["y"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "tolerance"),
+    [
+        ((np.float32,), LAW_RTOL["float32"]),
+        ((np.float64,), LAW_RTOL["float64"]),
+        ((np.float16,), LAW_RTOL["float16"]),
+    ],
+)
+def test_the_coarsest_type_sets_the_tolerance(weights: tuple[type, ...], tolerance: float) -> None:
+    element = {np.float32: "float", np.float64: "double", np.float16: "float16"}[weights[0]]
+    a = np.ones((3, 4), weights[0])
+    assert rtol(load(net("y = MatMul(x, a)", inputs=f"{element}[2,3] x", a=a)), LAW_RTOL) == tolerance
+
+
+def test_mixed_types_are_judged_by_the_coarser() -> None:
+    a = np.ones((3, 4), np.float16)
+    model = load(net("h = Cast<to=10>(x)\nt = MatMul(h, a)\ny = Cast<to=1>(t)", inputs="float[2,3] x", a=a))
+    assert rtol(model, LAW_RTOL) == LAW_RTOL["float16"]
