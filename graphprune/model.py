@@ -24,7 +24,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from graphprune.errors import InvalidModelError
 from graphprune.onnxfile import check, read
 from graphprune.output import new_files
-from graphprune.shapes import SymbolicShape, bind, infer, symbolic_axes
+from graphprune.shapes import SymbolicShape, bind, infer, symbol, symbolic_axes
 
 Shape = tuple[int | None, ...]
 
@@ -102,8 +102,8 @@ class Model:
         symbols: dict[str, list[tuple[str, int]]] = {}
         for name, info in self.inputs.items():
             for axis in symbolic_axes(info):
-                symbol = info.type.tensor_type.shape.dim[axis].dim_param or f"{name}[{axis}]"
-                symbols.setdefault(symbol, []).append((name, axis))
+                open_size = symbol(info.type.tensor_type.shape.dim[axis]) or f"{name}[{axis}]"
+                symbols.setdefault(open_size, []).append((name, axis))
         found: set[tuple[str, int]] = set()
         for places in symbols.values():
             doubled = {

@@ -22,6 +22,11 @@ def _is_fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
     return bool(dim.HasField("dim_value") and dim.dim_value > 0)
 
 
+def symbol(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """The name of an open size, equal names being equal sizes; some exporters write "?", which names nothing."""
+    return dim.dim_param if dim.dim_param.strip("?") else ""
+
+
 def bind(
     inputs: list[ValueInfoProto], shapes: dict[str, tuple[int, ...]], params: dict[str, int]
 ) -> dict[str, tuple[int, ...]]:
@@ -34,7 +39,7 @@ def bind(
     names = {info.name for info in inputs}
     if stray := sorted(set(shapes) - names):
         raise UsageError(f"no input is called '{stray[0]}'", f"the inputs are {', '.join(sorted(names))}")
-    known = {d.dim_param for info in inputs for d in info.type.tensor_type.shape.dim if d.dim_param}
+    known = {symbol(d) for info in inputs for d in info.type.tensor_type.shape.dim} - {""}
     if stray := sorted(set(params) - known):
         raise UsageError(
             f"no symbolic dimension is called '{stray[0]}'", f"the model has {', '.join(sorted(known)) or 'none'}"
@@ -59,11 +64,11 @@ def bind(
                     raise UsageError(f"axis {axis} of input '{info.name}' is fixed to {size}, not {given[axis]}", "")
             elif given is not None:
                 size = given[axis]
-                if dim.dim_param:  # one name, one size: the other inputs follow
-                    params.setdefault(dim.dim_param, size)
+                if name := symbol(dim):  # one name, one size: the other inputs follow
+                    params.setdefault(name, size)
             else:
                 guess = 1 if axis == 0 else 224 if len(dims) == 4 and axis >= 2 else 64
-                size = params.setdefault(dim.dim_param, guess) if dim.dim_param else guess
+                size = params.setdefault(name, guess) if (name := symbol(dim)) else guess
             sizes.append(int(size))
         bound[info.name] = tuple(sizes)
     return bound
@@ -84,7 +89,7 @@ def infer(proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ..
     if input_shapes is None:
         for info in [*proto.graph.input, *proto.graph.output]:
             for dim in info.type.tensor_type.shape.dim:
-                if dim.HasField("dim_value") and not _is_fixed(dim):
+                if not _is_fixed(dim) and not symbol(dim):
                     dim.Clear()
     else:
         for info in proto.graph.input:

@@ -125,10 +125,17 @@ def test_sizes_written_as_minus_one_or_zero_are_open(size: int) -> None:
     assert_law(model)
 
 
-def test_question_marks_are_names_like_any_other() -> None:
-    proto = net(SMALL, **WEIGHTS)
-    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "?"
-    assert load(proto).input_shapes == {"x": (1, 3, 8, 8)}
+def test_question_marks_name_nothing() -> None:
+    """Two sizes called "?" need not be equal."""
+    proto = net(SMALL, inputs="float[N,3,H,W] x", **WEIGHTS)
+    for axis in (0, 2, 3):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "?"
+    model = load(proto)
+    assert model.input_shapes == {"x": (1, 3, 224, 224)}
+    assert load(proto, input_shapes={"x": (2, 3, 9, 8)}).shapes["t"] == (2, 6, 7, 6)
+    assert model.symbolic_shapes["x"] == (None, 3, None, None)
+    with pytest.raises(UsageError, match="no symbolic dimension"):
+        load(proto, dim_params={"?": 3})
 
 
 def test_one_symbol_is_one_size() -> None:
