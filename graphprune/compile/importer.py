@@ -88,7 +88,7 @@ def _bind(value: onnx.ValueInfoProto, shapes: dict[str, tuple[int, ...]]) -> onn
         )
     declared: list[int | str] | None = None
     if tensor.HasField("shape"):
-        declared = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim]
+        declared = [d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in tensor.shape.dim]
     text = "?" if declared is None else " × ".join(map(str, declared))
     given = shapes.get(value.name)
     if given is None:
@@ -207,7 +207,8 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         try:
             if op_name in _WINDOWED:
                 _explicit_padding(inputs, attrs)
-            value = _clip(inputs, attrs) if op_name == "Clip" else None
+            ours = _TRANSLATIONS.get(op_name)
+            value = ours(inputs, attrs) if ours else None
             if value is None:
                 value = super()._convert_operator(op_name, inputs, attrs, opset)
             else:
@@ -238,6 +239,24 @@ def _clip(inputs: Any, attrs: dict[str, Any]) -> Any:
                 return None
             value = bound(value, relax.const(given.value.numpy().reshape(()), "float32"))
     return value if value is not inputs[0] else None
+
+
+def _pad(inputs: Any, attrs: dict[str, Any]) -> Any:
+    """Pad with known zeros as an operator, which a convolution can take in; None for any other padding."""
+    mode = attrs.get("mode", b"constant")
+    known = [i if i is None or not isinstance(i, tvm.ir.GenericConst) else i.value.numpy() for i in inputs[1:4]]
+    if mode != b"constant" or any(i is not None and not isinstance(i, np.ndarray) for i in known):
+        return None
+    pads, value, axes = (*known, None, None, None)[:3]
+    widths = attrs.get("pads") if pads is None else pads.tolist()
+    if widths is None or axes is not None or min(widths) < 0 or str(inputs[0].ty.dtype) != "float32":
+        return None
+    rank = len(widths) // 2
+    fill = float(attrs.get("value", 0.0) if value is None else value.item())
+    return relax.op.nn.pad(inputs[0], [w for i in range(rank) for w in (widths[i], widths[rank + i])], "constant", fill)
+
+
+_TRANSLATIONS = {"Clip": _clip, "Pad": _pad}
 
 
 def _explicit_padding(inputs: Any, attrs: dict[str, Any]) -> None:

@@ -19,7 +19,14 @@ Scratch = dict[str, list[tuple[str, tuple[int, ...]]]]
 
 def llvm_target(target: Target) -> tvm.target.Target:
     """TVM's form of `target`. Sums may be reordered and contracted: a dot product is vectors of partial sums."""
-    config = {"kind": "llvm", "mcpu": target.cpu, "fast-math-reassoc": 1, "fast-math-contract": 1, "fast-math-nsz": 1}
+    config = {
+        "kind": "llvm",
+        "mcpu": target.cpu,
+        "fast-math-reassoc": 1,
+        "fast-math-contract": 1,
+        "fast-math-nsz": 1,
+        "opt-level": 2,
+    }
     if target.triple:
         config["mtriple"] = target.triple
     llvm = tvm.target.Target(config)

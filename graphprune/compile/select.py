@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,9 +64,8 @@ def select_kernels(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, 
     graph = _Graph(main)
     chosen: dict[Any, _Kernel] = {}
     covers: dict[str, list[str]] = {}
-    gone: set[Any] = set()
     for variable, call in graph.producer.items():
-        if variable in gone or not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
+        if variable in graph.taken or not _operator(call):
             continue
         rule = _RULES.get(call.op.name)
         if rule is None or not _float32(call):
@@ -75,9 +74,9 @@ def select_kernels(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, 
         if found is not None:
             chain, kernel = found
             chosen[chain.last] = kernel
-            gone.update(v for v in chain.taken if v is not chain.last)
+            graph.taken.update(chain.taken)
             covers[str(chain.last.name)] = [str(v.name) for v in chain.taken]
-    rewriter = _Rewriter(module, chosen, gone)
+    rewriter = _Rewriter(module, chosen, graph.taken - set(chosen))
     rewriter.builder_.update_func(module.get_global_var("main"), rewriter.visit_expr(main))
     return rewriter.builder_.get(), covers
 
@@ -108,6 +107,7 @@ class _Graph:
         self.producer: dict[Any, Any] = {}
         self.readers: dict[Any, list[Any]] = {}
         self.uses: Counter[Any] = Counter()
+        self.taken: set[Any] = set()  # variables that some kernel already computes on its way
         for block in main.body.blocks:
             for binding in block.bindings:
                 self.producer[binding.var] = binding.value
@@ -124,13 +124,25 @@ class _Graph:
         while self.uses[chain.last] == 1 and self.readers.get(chain.last):
             reader = self.readers[chain.last][0]
             call = self.producer[reader]
-            if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op) or not _same(call, chain.last):
+            if reader in self.taken or not _operator(call) or not _same(call, chain.last):
                 break
             if not (_bound(chain, call) or _arithmetic(chain, call) or self._residual(chain, call)):
                 break
             chain.last = reader
             chain.taken.append(reader)
         return chain
+
+    def padded(self, window: Window, image: Any) -> tuple[Window, Any]:
+        """`window` over the input of a zero padding that makes `image`, where one does."""
+        call = self.producer.get(image)
+        if not _operator(call) or call.op.name != "relax.nn.pad" or call.attrs.pad_mode != "constant":
+            return window, image
+        widths = [int(w) for w in call.attrs.pad_width]
+        if float(call.attrs.pad_value) != 0 or any(widths[:4]):
+            return window, image
+        top, bottom, left, right = widths[4:]
+        pad = (window.pad[0] + top, window.pad[1] + left, window.pad[2] + bottom, window.pad[3] + right)
+        return replace(window, image=_shape(call.args[0])[2:], pad=pad), call.args[0]
 
     def _residual(self, chain: _Chain, call: Any) -> bool:
         if call.op.name != "relax.add" or chain.residual is not None or chain.low is not None or chain.high is not None:
@@ -140,6 +152,10 @@ class _Graph:
             return False
         chain.residual = other
         return True
+
+
+def _operator(expr: Any) -> bool:
+    return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op)
 
 
 def _variables(expr: Any) -> list[Any]:
@@ -241,20 +257,20 @@ def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     out = _shape(call)
     filters, groups = out[1], int(call.attrs.groups)
     chain = graph.chain(variable, 1, filters)
-    window = _window(call, weight.shape[2:], out)
+    window, image = graph.padded(_window(call, weight.shape[2:], out), call.args[0])
     weight = weight * chain.scale[:, None, None, None]
     residual = [chain.residual] if chain.residual is not None else []
     if groups == channels and weight.shape[1] == 1:
         op = Windowed("depthwise", batch, channels, filters // channels, window, chain.epilogue)
-        arguments = [call.args[0], relax.const(weight.reshape(filters, -1)), relax.const(chain.bias), *residual]
+        arguments = [image, relax.const(weight.reshape(filters, -1)), relax.const(chain.bias), *residual]
         return chain, _Kernel("depthwise", window_kernel(op, target), arguments)
     if groups == 1 and out[2:] == (1, 1) and window.kernel == window.image and not any(window.pad):
         matrix = weight.reshape(filters, -1).T
-        product = Matmul(1, batch, filters, matrix.shape[0], _shape(call.args[0]), None, out, chain.epilogue)
-        return chain, _product("conv", product, call.args[0], matrix, chain, target)
+        product = Matmul(1, batch, filters, matrix.shape[0], _shape(image), None, out, chain.epilogue)
+        return chain, _product("conv", product, image, matrix, chain, target)
     conv = Conv(batch, channels, filters, groups, window, chain.epilogue)
     packed = pack_weights(weight, groups, conv.product(target))
-    arguments = [call.args[0], relax.const(packed), relax.const(chain.bias), *residual]
+    arguments = [image, relax.const(packed), relax.const(chain.bias), *residual]
     return chain, _Kernel("conv", conv_kernel(conv, target), arguments)
 
 
