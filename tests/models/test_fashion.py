@@ -8,7 +8,7 @@ import pytest
 from models import find
 from models.zoo import MissingError, onnxruntime_run
 
-NAMES = ["fashion_resnet20", "fashion_mobilenet"]
+NAMES = ["fashion_resnet20", "fashion_mobilenet", "fashion_densenet"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,6 +33,11 @@ def test_mobilenet_is_depthwise():
     model = onnx.load(find("fashion_mobilenet").path)
     groups = [onnx.helper.get_node_attr_value(node, "group") for node in model.graph.node if node.op_type == "Conv"]
     assert sum(group > 1 for group in groups) == 6
+
+
+def test_densenet_concatenates():
+    operators = [node.op_type for node in onnx.load(find("fashion_densenet").path).graph.node]
+    assert operators.count("Concat") == 12
 
 
 @pytest.mark.parametrize("name", NAMES)
