@@ -17,7 +17,19 @@ from graphprune.errors import GraphpruneError, InvalidModelError, UsageError, Ve
 from graphprune.model import Model
 from graphprune.rules import Dim
 from graphprune.state import Pass, State
-from graphprune.verify import LAW_RTOL, REWRITE_RTOL, Agreement, Runner, compare, rtol, seeded_inputs
+from graphprune.verify import (
+    LAW_RTOL,
+    LAYERS_RTOL,
+    REWRITE_RTOL,
+    Agreement,
+    Arrays,
+    Runner,
+    compare,
+    compare_layers,
+    rtol,
+    seeded_inputs,
+    watched,
+)
 
 ENTRY_POINTS = "graphprune.passes"
 
@@ -49,6 +61,7 @@ class Record:
         text: the pass as written.
         seconds: wall time of the pass, without the check.
         agreement: the proof, where the step changed the model: against the zeroed model for a cut, else the same model.
+        layers: for a cut, the same law at every inner tensor.
         cut: the axes the step cut and which of their positions went, bool [old axis size]; empty for other steps.
         before: the state the step started from.
         nodes: number of nodes after the step.
@@ -57,6 +70,7 @@ class Record:
     text: str
     seconds: float
     agreement: Agreement | None
+    layers: Agreement | None
     cut: Mapping[Dim, np.ndarray]
     before: State
     nodes: int
@@ -136,8 +150,7 @@ def run(
         VerificationError: a pass broke the model; names the pass and the output.
     """
     records = []
-    inputs = seeded_inputs(state.model, seed)
-    known: tuple[Model, dict[str, np.ndarray]] | None = None  # outputs of the current model, once they are needed
+    prove = _Prover(state.model, seed)
     for step in steps:
         announce(step.text)
         before = state
@@ -152,29 +165,50 @@ def run(
                 "run again with -v for the traceback, and report it",
             ) from error
         seconds = time.perf_counter() - began
-        agreement, cut = None, {}
+        agreement = layers = None
+        cut: Mapping[Dim, np.ndarray] = {}
         if state.model is not before.model:
-            _check(state.model, step.text)
             cut = {} if state.drop else gone(before.groups, before.drop)
-            if cut:
-                reference = Runner(zeroed(before.model, cut))(inputs)
-                tolerance = rtol(state.model, LAW_RTOL)
-            else:
-                reference = known[1] if known and known[0] is before.model else Runner(before.model)(inputs)
-                approximate = getattr(step.run, "approximate", False)
-                tolerance = math.inf if approximate else rtol(state.model, REWRITE_RTOL)
-            result = Runner(state.model)(inputs)
-            agreement = compare(result, reference, tolerance)
-            known = (state.model, result)
-            if not agreement.holds:
-                output = max(agreement.outputs, key=lambda name: agreement.outputs[name])
+            agreement, layers = prove(step, before.model, state.model, cut)
+        records.append(Record(step.text, seconds, agreement, layers, cut, before, len(state.model.graph.nodes)))
+    return state, records
+
+
+class _Prover:
+    """Runs models on the same inputs, and remembers the outputs of the latest."""
+
+    def __init__(self, model: Model, seed: int) -> None:
+        self._inputs = seeded_inputs(model, seed)
+        self._known: tuple[Model, Arrays] | None = None
+
+    def __call__(
+        self, step: Step, before: Model, after: Model, cut: Mapping[Dim, np.ndarray]
+    ) -> tuple[Agreement, Agreement | None]:
+        """The agreement of ``after`` with what it must compute; raises ``VerificationError`` where it has none."""
+        _check(after, step.text)
+        layers = None
+        if cut:
+            made_from = {name: sources for name, sources in watched(before).items() if name in after.shapes}
+            reference = Runner(zeroed(before, cut), also=made_from)(self._inputs)
+            result = Runner(after, also=made_from)(self._inputs)
+            layers = compare_layers(result, reference, made_from, cut, rtol(after, LAYERS_RTOL))
+            reference, result = ({n: t[n] for n in after.outputs} for t in (reference, result))
+            agreement = compare(result, reference, rtol(after, LAW_RTOL))
+        else:
+            known = self._known[1] if self._known and self._known[0] is before else Runner(before)(self._inputs)
+            result = Runner(after)(self._inputs)
+            approximate = getattr(step.run, "approximate", False)
+            agreement = compare(result, known, math.inf if approximate else rtol(after, REWRITE_RTOL))
+        self._known = (after, result)
+        for kind, proof in (("output", agreement), ("inner tensor", layers)):
+            if proof is not None and not proof.holds:
+                worst = max(proof.outputs, key=lambda name: proof.outputs[name])
                 raise VerificationError(
-                    f"after '{step.text}' output '{output}' is off by {agreement.error:.2e}, "
-                    f"more than {agreement.rtol:.0e} (relative to its largest value)",
+                    f"after '{step.text}' {kind} '{worst}' is off by {proof.error:.2e}, "
+                    f"more than {proof.rtol:.0e} (relative to its largest value)",
                     "nothing was written; please report the model, or leave layers out with --exclude",
                 )
-        records.append(Record(step.text, seconds, agreement, cut, before, len(state.model.graph.nodes)))
-    return state, records
+        return agreement, layers
 
 
 def _check(model: Model, text: str) -> None:

@@ -30,8 +30,8 @@ PACKAGES = (
 class StepReport(msgspec.Struct, frozen=True):
     """One pass: wall seconds, nodes after it, and the proof if it changed the model.
 
-    ``law`` marks the cut, whose error is against the zeroed model; no ``tolerance`` marks a pass that changes outputs
-    on purpose.
+    ``law`` marks the cut, whose error is against the zeroed model, at the outputs and (``layers_error``) at every inner
+    tensor; no ``tolerance`` marks a pass that changes outputs on purpose.
     """
 
     step: str
@@ -40,6 +40,7 @@ class StepReport(msgspec.Struct, frozen=True):
     error: float | None = None
     tolerance: float | None = None
     law: bool = False
+    layers_error: float | None = None
 
 
 class GroupReport(msgspec.Struct, frozen=True):
@@ -172,6 +173,7 @@ def _step(record: Record) -> StepReport:
         proof.error if proof else None,
         proof.rtol if proof and math.isfinite(proof.rtol) else None,
         bool(record.cut),
+        record.layers.error if record.layers else None,
     )
 
 

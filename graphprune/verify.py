@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from math import prod
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from graphprune.cut import Gone
 from graphprune.errors import InvalidModelError
 from graphprune.model import LARGEST_INLINE, Model
 from graphprune.shapes import symbolic_axes
@@ -21,6 +23,10 @@ Arrays = Mapping[str, np.ndarray]
 LAW_RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2}
 # Passes that reorder arithmetic (folding a BatchNorm) round differently at every layer.
 REWRITE_RTOL = {"float64": 1e-8, "float32": 1e-4, "float16": 5e-2}
+# Between layers, values may nearly cancel and show more of the rounding; a wrong graph is off by their whole size.
+LAYERS_RTOL = {"float64": 1e-6, "float32": 1e-3, "float16": 1e-1}
+# Elements of inner tensors to look at; beyond that, the largest tensors are passed over.
+WATCHED_ELEMENTS = 1 << 26
 # A compiled library sums in another order than onnxruntime.
 COMPILED_RTOL = REWRITE_RTOL
 
@@ -53,19 +59,20 @@ class Runner:
         model: the model to run.
         optimise: whether onnxruntime may rewrite the graph; off for proofs, on for timing.
         threads: of one operator; 0 lets onnxruntime decide.
+        also: names of inner tensors to return beside the outputs.
 
     Raises:
         InvalidModelError: onnxruntime cannot run the model.
     """
 
-    def __init__(self, model: Model, *, optimise: bool = False, threads: int = 0) -> None:
+    def __init__(self, model: Model, *, optimise: bool = False, threads: int = 0, also: Collection[str] = ()) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self.session = _session(model, options)
+            self.session = _session(model, options, also)
         except Exception as error:  # onnxruntime raises a class per status code, none of them public
             raise InvalidModelError(
                 f"{model.name} cannot be run by onnxruntime: {_first_line(error)}",
@@ -85,8 +92,9 @@ class Runner:
             ) from error
 
 
-def _session(model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
+def _session(model: Model, options: ort.SessionOptions, also: Collection[str]) -> ort.InferenceSession:
     proto = model.proto()
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also if name not in model.outputs)
     for info in [*proto.graph.input, *proto.graph.output]:
         for axis in symbolic_axes(info):  # onnxruntime would take an open size that is written as 0 at its word
             info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
@@ -161,6 +169,56 @@ def compare(result: Arrays, reference: Arrays, rtol: float) -> Agreement:
             if not scale:
                 silent.append(name)
     return Agreement(max(errors.values(), default=0.0), rtol, errors, silent)
+
+
+def watched(model: Model) -> dict[str, tuple[str, ...]]:
+    """The inner tensors worth comparing, each with the tensors it is computed from; small ones first, within bounds."""
+    made = {t.name: tuple(i.name for i in n.inputs) for n in model.graph.nodes for t in n.outputs if t.name}
+    sizes = {name: prod(shape) for name in made if None not in (shape := model.shapes.get(name, (None,)))}  # type: ignore[arg-type]
+    found, total = {}, 0
+    for name in sorted(sizes, key=lambda n: sizes[n]):
+        total += sizes[name]
+        if total > WATCHED_ELEMENTS:
+            break
+        found[name] = made[name]
+    return found
+
+
+def compare_layers(
+    result: Arrays, reference: Arrays, made_from: Mapping[str, Collection[str]], gone: Gone, rtol: float
+) -> Agreement:
+    """Measure how far what is left of every inner tensor is from the same positions of the reference.
+
+    This is the law layer by layer: it sees a wrong cut even where the outputs saturate. A tensor much smaller than what
+    it is computed from (values that cancel, or are clipped) is measured against a hundredth of that.
+
+    Args:
+        result: tensors of the cut model.
+        reference: tensors of the zeroed model, at their old sizes.
+        made_from: the tensors to compare, and what each is computed from.
+        gone: the positions cut from each axis.
+        rtol: what is allowed.
+    """
+    masks: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for dim, mask in gone.items():
+        masks.setdefault(dim.tensor, []).append((dim.axis, mask))
+    scales = {n: float(np.abs(v[np.isfinite(v)]).max(initial=0)) for n, v in reference.items() if v.dtype.kind == "f"}
+    errors = {}
+    for name, sources in made_from.items():
+        a, b = result[name], reference[name]
+        for axis, mask in masks.get(name, ()):
+            b = np.compress(~mask, b, axis=axis)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            errors[name] = float("inf")
+        elif b.dtype.kind != "f":
+            continue  # indices and masks: what they pick shows in the tensors they feed
+        else:
+            finite = np.isfinite(b)
+            scale = max([scales[name], *(0.01 * scales.get(source, 0.0) for source in sources)])
+            apart = float(np.abs(a[finite].astype(np.float64) - b[finite]).max(initial=0.0))
+            same = np.array_equal(finite, np.isfinite(a)) and (not apart or scale)
+            errors[name] = (apart / scale if apart else 0.0) if same else float("inf")
+    return Agreement(max(errors.values(), default=0.0), rtol, errors, [])
 
 
 def rtol(model: Model, table: Mapping[str, float]) -> float:
