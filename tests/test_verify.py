@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from graphprune import verify
+from graphprune.cut import cut, gone, zeroed
 from graphprune.errors import InvalidModelError
+from graphprune.groups import analyse
 from graphprune.model import load
-from graphprune.verify import LAW_RTOL, Runner, compare, rtol, seeded_inputs
+from graphprune.rules import Dim
+from graphprune.verify import LAW_RTOL, Agreement, Runner, compare, compare_layers, rtol, seeded_inputs, watched
 from tests.law import net
 
 ONE = np.array([1.0, -2.0, 4.0], np.float32)
@@ -117,3 +120,56 @@ def test_mixed_types_are_judged_by_the_coarser() -> None:
     a = np.ones((3, 4), np.float16)
     model = load(net("h = Cast<to=10>(x)\nt = MatMul(h, a)\ny = Cast<to=1>(t)", inputs="float[2,3] x", a=a))
     assert rtol(model, LAW_RTOL) == LAW_RTOL["float16"]
+
+
+def cut_layers(sabotage: bool) -> Agreement:
+    """A saturated net: both of its outputs are 1 whatever the channels hold, so that only inner tensors can tell."""
+    model = load(
+        net(
+            "a = Conv(x, w)  b = Relu(a)  c = Conv(b, v)  d = Sigmoid(c)  e = Add(d, big)  y = Clip(e, lo, hi)",
+            w=(8, 3, 1, 1),
+            v=(4, 8, 1, 1),
+            big=np.array(9, np.float32),
+            lo=np.array(0, np.float32),
+            hi=np.array(1, np.float32),
+        )
+    )
+    groups = analyse(model).groups
+    going = gone(groups, {groups[0].name: np.array([0, 3])})
+    smaller = cut(model, going)
+    if sabotage:
+        smaller.constants["v"].values = smaller.constants["v"].values[:, ::-1].copy()
+    inputs, made_from = seeded_inputs(model), watched(model)
+    reference, result = Runner(zeroed(model, going), also=made_from)(inputs), Runner(smaller, also=made_from)(inputs)
+    assert compare({"y": result["y"]}, {"y": reference["y"]}, 1e-5).error == 0
+    return compare_layers(result, reference, made_from, going, 1e-3)
+
+
+def test_inner_tensors_prove_a_cut_that_outputs_cannot() -> None:
+    proof = cut_layers(sabotage=False)
+    assert list(proof.outputs) == ["c", "d", "e", "y", "a", "b"]  # small ones first
+    assert proof.holds
+    assert proof.error < 1e-6
+
+
+def test_inner_tensors_betray_a_wrong_cut() -> None:
+    proof = cut_layers(sabotage=True)
+    assert not proof.holds
+    assert proof.outputs["a"] < 1e-6
+    assert proof.outputs["c"] > 0.1
+
+
+def test_what_cancels_is_measured_against_what_it_is_made_of() -> None:
+    made_from = {"y": ("x",)}
+    reference = {"x": np.array([1e4], np.float32), "y": np.array([1e-3], np.float32)}
+    result = {"x": np.array([1e4], np.float32), "y": np.array([2e-3], np.float32)}
+    assert compare_layers(result, reference, made_from, {}, 1e-3).error == pytest.approx(1e-5, rel=1e-3)
+    gone_y = {Dim("y", 0): np.array([True])}
+    assert compare_layers(result, reference, made_from, gone_y, 1e-3).error == float("inf")  # not cut as promised
+
+
+def test_watching_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(net("a = Conv(x, w)  y = GlobalAveragePool(a)", w=(8, 3, 1, 1)))
+    assert watched(model) == {"y": ("a",), "a": ("x", "w")}
+    monkeypatch.setattr(verify, "WATCHED_ELEMENTS", 100)
+    assert watched(model) == {"y": ("a",)}
