@@ -1,0 +1,72 @@
+"""The constant part of a graph is evaluated once."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from graphprune.model import load
+from graphprune.state import State
+from graphprune.verify import Runner, seeded_inputs
+from passes.fold_constants import FoldConstants
+from tests.law import net
+
+
+def folded(proto: onnx.ModelProto, **options: float) -> State:
+    return FoldConstants(**options)(State(load(proto)))
+
+
+def test_a_chain_of_constants_becomes_one() -> None:
+    proto = net(
+        "k = Add(a, c)\nr = Sqrt(k)\ny = Mul(x, r)",
+        inputs="float[3] x",
+        a=np.ones(3, np.float32),
+        c=np.full(3, 3, np.float32),
+    )
+    after = folded(proto).model
+    assert [n.op for n in after.graph.nodes] == ["Mul"]
+    assert {n: c.values.tolist() for n, c in after.constants.items()} == {"r": [2.0, 2.0, 2.0]}
+    inputs = seeded_inputs(after)
+    assert np.array_equal(Runner(after)(inputs)["y"], inputs["x"] * 2)
+
+
+def test_several_readers_and_outputs() -> None:
+    proto = net("k = Add(a, a)\ny = Mul(x, k)\nz = Sub(x, k)", inputs="float[3] x", outputs="y z k", a=(3,))
+    before, after = load(proto), folded(proto).model
+    assert [n.op for n in after.graph.nodes] == ["Mul", "Sub"]
+    inputs = seeded_inputs(before)
+    first, second = Runner(before)(inputs), Runner(after)(inputs)
+    assert all(np.array_equal(first[n], second[n]) for n in ("y", "z", "k"))
+
+
+def test_what_would_grow_too_much_stays() -> None:
+    proto = net("k = Expand(a, s)\ny = Add(x, k)", inputs="float[900,900] x", a=(1, 1), s=np.array([900, 900]))
+    state = State(load(proto))
+    assert FoldConstants()(state) is state
+    assert [n.op for n in FoldConstants(growth=1e9)(state).model.graph.nodes] == ["Add"]
+
+
+def test_random_and_quantised_weights_stay() -> None:
+    proto = net(
+        "k = RandomNormalLike(a)\nq = DequantizeLinear(w, s)\nt = Add(x, k)\ny = Mul(t, q)",
+        inputs="float[3] x",
+        a=(3,),
+        w=np.array([1, 2, 3], np.int8),
+        s=np.array(0.1, np.float32),
+    )
+    state = State(load(proto))
+    assert FoldConstants()(state) is state
+
+
+def test_custom_operators_stay() -> None:
+    proto = net("k = Relu(a)\ny = Add(x, k)", inputs="float[3] x", a=(3,))
+    proto.graph.node[0].domain = "com.example"
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    state = State(load(proto))
+    assert FoldConstants()(state) is state
+
+
+def test_nothing_to_do_returns_the_same_state() -> None:
+    state = State(load(net("y = Relu(x)")))
+    assert FoldConstants()(state) is state

@@ -1,0 +1,131 @@
+"""Shape arithmetic is evaluated, and what stays symbolic still works at any size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from graphprune.groups import analyse
+from graphprune.model import Model, load
+from graphprune.state import State
+from graphprune.verify import Runner
+from passes.fold_shapes import FoldShapes
+from tests.law import assert_law, brief, net
+
+SYMBOLIC = "float[N,3,8,8] x"
+WEIGHTS = {"a": (6, 3, 1, 1)}
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def folded(proto: ModelProto) -> Model:
+    return FoldShapes()(State(load(proto))).model
+
+
+def same(before: Model, after: Model, *shapes: tuple[int, ...]) -> None:
+    """Both models compute the same at every one of these sizes of x."""
+    rng = np.random.default_rng(0)
+    for shape in shapes:
+        x = rng.standard_normal(shape).astype(np.float32)
+        first, second = Runner(before)({"x": x}), Runner(after)({"x": x})
+        assert all(np.array_equal(first[n], second[n]) for n in first)
+
+
+# `x.view(x.size(0), -1)` in three exporters' spellings.
+VIEWS = {
+    "Gather, Unsqueeze, Concat": (
+        "s = Shape(t)\nn = Gather(s, zero)\nm = Unsqueeze(n, axis0)\nr = Concat<axis=0>(m, rest)\nf = Reshape(t, r)",
+        {"zero": np.array(0), "axis0": ints(0), "rest": ints(-1)},
+    ),
+    "Slice, Concat": (
+        "s = Shape(t)\nm = Slice(s, axis0, one)\nr = Concat<axis=0>(m, rest)\nf = Reshape(t, r)",
+        {"axis0": ints(0), "one": ints(1), "rest": ints(-1)},
+    ),
+    "Gather, Mul, Concat": (
+        "s = Shape(t)\nn = Gather(s, i0)\nc = Gather(s, i1)\nh = Gather(s, i2)\nw0 = Gather(s, i3)\n"
+        "p = Mul(c, h)\nq = Mul(p, w0)\nr = Concat<axis=0>(n, q)\nf = Reshape(t, r)",
+        {"i0": ints(0), "i1": ints(1), "i2": ints(2), "i3": ints(3)},
+    ),
+    "sizes of the input": (
+        "s = Shape<start=0, end=1>(x)\nr = Concat<axis=0>(s, rest)\nf = Reshape(t, r)",
+        {"rest": ints(384)},
+    ),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_of_a_symbolic_batch(view: str) -> None:
+    body, constants = VIEWS[view]
+    proto = net(f"t = Conv(x, a)\n{body}\ny = Gemm(f, w)", inputs=SYMBOLIC, **WEIGHTS, **constants, w=(384, 4))
+    before, after = load(proto), folded(proto)
+    assert [n.op for n in after.graph.nodes] == ["Conv", "Reshape", "Gemm"]
+    assert not any("w[0]" in brief(g) for g in analyse(before).groups)
+    assert [brief(g) for g in analyse(after).groups] == ["6 a[0] w[0]*64"]
+    assert_law(after)
+    same(before, after, (1, 3, 8, 8), (3, 3, 8, 8))
+
+
+def test_known_sizes_become_constants() -> None:
+    body = "s = Shape(x)\nc = Gather(s, i)\nd = Sub(c, one)\nf = Cast<to=1>(d)\ny = Mul(x, f)"
+    after = folded(net(body, inputs=SYMBOLIC, i=np.array(1), one=np.array(1)))
+    assert [n.op for n in after.graph.nodes] == ["Mul"]
+    assert [float(c.values) for c in after.constants.values()] == [2.0]
+
+
+def test_symbolic_sizes_stay() -> None:
+    body = "s = Shape(x)\nn = Gather(s, i)\nf = Cast<to=1>(n)\ny = Div(x, f)"
+    proto = net(body, inputs=SYMBOLIC, i=np.array(0))
+    after = folded(proto)
+    assert [n.op for n in after.graph.nodes] == ["Shape", "Gather", "Cast", "Div"]
+    same(load(proto), after, (2, 3, 8, 8), (5, 3, 8, 8))
+
+
+def test_resize_to_twice_its_own_size() -> None:
+    """Sizes = Shape(t)[2:] * 2, with the first two taken from the tensor itself."""
+    body = (
+        "t = Conv(x, a)\ns = Shape(t)\nb0 = Slice(s, zero, two)\nh = Slice(s, two, four)\n"
+        "d = Mul(h, two)\nk = Concat<axis=0>(b0, d)\nu = Resize(t, , , k)\ny = Conv(u, b)"
+    )
+    constants = {"zero": ints(0), "two": ints(2), "four": ints(4)}
+    proto = net(body, inputs="float[1,3,8,8] x", **WEIGHTS, **constants, b=(4, 6, 1, 1))
+    after = folded(proto)
+    assert [n.op for n in after.graph.nodes] == ["Conv", "Resize", "Conv"]
+    assert [brief(g) for g in analyse(after).groups] == ["6 a[0] b[1]"]
+    assert_law(after)
+    same(load(proto), after, (1, 3, 8, 8))
+
+
+def test_partial_evaluation_through_an_elementwise_operator() -> None:
+    """Only the elements made of known ones are known."""
+    body = "s = Shape(x)\nd = Mul(s, two)\nc = Gather(d, i)\nf = Cast<to=1>(c)\ny = Mul(x, f)"
+    after = folded(net(body, inputs=SYMBOLIC, two=ints(2), i=np.array(1)))
+    assert [n.op for n in after.graph.nodes] == ["Mul"]
+    assert [float(c.values) for c in after.constants.values()] == [6.0]
+
+
+def test_two_open_sizes_cannot_be_one_minus_one() -> None:
+    body = (
+        "s = Shape(x)\nt = Transpose<perm=[2,0,1,3]>(x)\nn = Gather(s, i)\nh = Gather(s, j)\n"
+        "r = Concat<axis=0>(n, h, k)\nf = Reshape(t, r)\ny = Relu(f)"
+    )
+    constants = {"i": ints(0), "j": ints(2), "k": ints(3, 8)}
+    proto = net(body, inputs="float[N,3,H,8] x", **constants)
+    after = folded(proto)
+    same(load(proto), after, (2, 3, 8, 8), (3, 3, 5, 8))
+    reshape = next(n for n in after.graph.nodes if n.op == "Reshape")
+    assert "Concat" in [n.op for n in after.graph.nodes] or -1 in reshape.inputs[1].values
+
+
+def test_a_shape_that_is_an_output_is_still_computed() -> None:
+    proto = net("s = Shape(x)\ny = Relu(x)", inputs="float[1,3,8,8] x", outputs="y s")
+    after = folded(proto)
+    assert [o.name for o in after.graph.outputs] == ["y", "s"]
+    same(load(proto), after, (1, 3, 8, 8))
+
+
+def test_nothing_to_do_returns_the_same_state() -> None:
+    state = State(load(net("y = Relu(x)")))
+    assert FoldShapes()(state) is state
