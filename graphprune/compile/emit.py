@@ -16,6 +16,17 @@ from graphprune.compile.targets import Target
 _KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}  # numpy kind → DLDataTypeCode
 
 
+# x86 feature → cpuid leaf, register (1 ebx, 2 ecx), bit, and the register state the system must save (xcr0)
+_CPUID = {
+    "fma": (1, 2, 12, 0x6),
+    "avx2": (7, 1, 5, 0x6),
+    "avx512f": (7, 1, 16, 0xE6),
+    "avx512dq": (7, 1, 17, 0xE6),
+    "avx512bw": (7, 1, 30, 0xE6),
+    "avx512vl": (7, 1, 31, 0xE6),
+}
+
+
 def emit_c(program: Program, target: Target, workspace: int, weights: int) -> str:
     """C source of the library, kernels excepted."""
     names = sorted({call.function for call in program.calls})
@@ -38,12 +49,15 @@ def emit_c(program: Program, target: Target, workspace: int, weights: int) -> st
     def numbers(values: list[int]) -> str:
         return ", ".join(map(str, values or [0]))
 
-    checks = " && ".join(f'__builtin_cpu_supports("{f}")' for f in target.features) or "1"
+    checks = [
+        f"has({leaf}, {register}, {bit}, {state})"
+        for leaf, register, bit, state in map(_CPUID.__getitem__, target.features)
+    ]
     template = resources.files("graphprune.compile").joinpath("model.c.in").read_text()
     fields = {
         "WORKSPACE": str(workspace),
         "WEIGHTS": str(weights),
-        "CPU_OK": checks,
+        "CPU_OK": " && ".join(checks) or "1",
         "DECLARATIONS": "\n".join(f"int __tvm_ffi_{name}(void*, const Any*, int32_t, Any*);" for name in names),
         "SHAPES": numbers(shapes),
         "TENSORS": "\n".join(tensors),

@@ -75,6 +75,10 @@ def import_onnx(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> t
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         module = importer.from_onnx(graph, opset)
+    result = module["main"].body.body
+    if isinstance(result, relax.Var):  # a single output gets a new variable
+        name = graph.output[0].name
+        importer.node_of[str(result.name)] = next((n.name for n in graph.node if name in n.output), name)
     return module, importer.node_of
 
 
@@ -221,7 +225,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
             ) from error
         if isinstance(value, relax.Call) and isinstance(value.ty, relax.TensorType):
             value = self.bb.emit(value, name_hint="node")
-            self.node_of[value.name_hint if hasattr(value, "name_hint") else value.name] = node
+            self.node_of[str(value.name)] = node
         return value
 
 

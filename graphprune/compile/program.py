@@ -133,7 +133,7 @@ class _Reader:
             dtype, shape = _type(expr, name)
             return self.program.add(dtype, shape, root=self.value(expr.args[0]))
         raise CompileError(
-            f"operator {operator.removeprefix('relax.')} has no compiled form: its result depends on the data",
+            f"operator {operator.removeprefix('relax.')} has no compiled form without TVM's runtime",
             "leave compilation out for this model",
         )
 

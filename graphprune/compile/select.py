@@ -134,7 +134,7 @@ class _Graph:
 
     def padded(self, window: Window, image: Any) -> tuple[Window, Any]:
         """`window` over the input of a zero padding that makes `image`, where one does."""
-        call = self.producer.get(image)
+        call: Any = self.producer.get(image)
         if not _operator(call) or call.op.name != "relax.nn.pad" or call.attrs.pad_mode != "constant":
             return window, image
         widths = [int(w) for w in call.attrs.pad_width]
@@ -142,7 +142,8 @@ class _Graph:
             return window, image
         top, bottom, left, right = widths[4:]
         pad = (window.pad[0] + top, window.pad[1] + left, window.pad[2] + bottom, window.pad[3] + right)
-        return replace(window, image=_shape(call.args[0])[2:], pad=pad), call.args[0]
+        height, width = _shape(call.args[0])[2:]
+        return replace(window, image=(height, width), pad=pad), call.args[0]
 
     def _residual(self, chain: _Chain, call: Any) -> bool:
         if call.op.name != "relax.add" or chain.residual is not None or chain.low is not None or chain.high is not None:
