@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -106,11 +106,10 @@ def parse(text: str) -> list[Step]:
     """
     try:
         body = ast.parse(f"[{text}]", mode="eval").body
-    except SyntaxError as error:
-        raise UsageError(
-            f"pipeline '{text}' cannot be read", 'write e.g. "magnitude, uniform(ratio=0.3), cut"'
-        ) from error
-    assert isinstance(body, ast.List)
+    except SyntaxError:
+        body = None
+    if not isinstance(body, ast.List):
+        raise UsageError(f"pipeline '{text}' cannot be read", 'write e.g. "magnitude, uniform(ratio=0.3), cut"')
     return [_step(node) for node in body.elts]
 
 
@@ -190,13 +189,13 @@ class _Prover:
         if cut:
             made_from = {name: sources for name, sources in watched(before).items() if name in after.shapes}
             reference = Runner(zeroed(before, cut), also=made_from)(self._inputs)
-            result = Runner(after, also=made_from)(self._inputs)
+            result = self._run(step, after, made_from)
             layers = compare_layers(result, reference, made_from, cut, rtol(after, LAYERS_RTOL))
             reference, result = ({n: t[n] for n in after.outputs} for t in (reference, result))
             agreement = compare(result, reference, rtol(after, LAW_RTOL))
         else:
             known = self._known[1] if self._known and self._known[0] is before else Runner(before)(self._inputs)
-            result = Runner(after)(self._inputs)
+            result = self._run(step, after)
             approximate = getattr(step.run, "approximate", False)
             agreement = compare(result, known, math.inf if approximate else rtol(after, REWRITE_RTOL))
         self._known = (after, result)
@@ -209,6 +208,14 @@ class _Prover:
                     "nothing was written; please report the model, or leave layers out with --exclude",
                 )
         return agreement, layers
+
+    def _run(self, step: Step, model: Model, also: Collection[str] = ()) -> Arrays:
+        try:
+            return Runner(model, also=also)(self._inputs)
+        except InvalidModelError as error:
+            raise VerificationError(
+                f"pass '{step.text}' made a model that does not run: {error}", "please report the model"
+            ) from error
 
 
 def _check(model: Model, text: str) -> None:

@@ -41,7 +41,7 @@ def folded(proto: ModelProto) -> State:
             {"a": (192, 6)},
             ["Flatten", "Gemm", "BatchNormalization", "Relu"],
         ),
-        ("t = Relu(x)", dict.fromkeys("som", (3,)) | {"v": np.ones(3, np.float32)}, ["Relu", "BatchNormalization", "Relu"]),
+        ("t = Conv(x, a)\nr = Relu(t)", {"a": (6, 3, 1, 1)}, ["Conv", "Relu", "BatchNormalization", "Relu"]),
     ],
 )  # fmt: skip
 def test_folds_exactly_where_it_can(linear: str, weights: dict[str, tuple[int, ...]], left: list[str]) -> None:

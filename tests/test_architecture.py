@@ -1,0 +1,131 @@
+"""Imports go one way only; passes know the core and not each other; heavy packages stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = sorted((ROOT / "graphprune").rglob("*.py"))
+PASSES = sorted((ROOT / "passes").glob("*.py"))
+
+# Each layer may import itself and what comes after it, never what comes before.
+LAYERS = [
+    ["__main__"],
+    ["cli"],
+    ["api"],
+    ["tables"],
+    ["plan", "report"],
+    ["runtime"],
+    ["compile", "pipeline"],
+    ["calibration", "obs"],
+    ["verify", "cost", "budget"],
+    ["state"],
+    ["cut"],
+    ["groups"],
+    ["rules"],
+    ["model"],
+    ["onnxfile", "shapes", "output", "noise", "latency"],
+    ["errors"],
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+# What a pass may build on: everything below the pipeline.
+OPEN_TO_PASSES = {name for layer in LAYERS[RANK["pipeline"] + 1 :] for name in layer}
+# The one module that may import a package, for those that belong in one place.
+HOMES = {"tvm": "compile", "networkx": "groups", "typer": "cli"}
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """Every module a file imports, by full name, and whether it is imported as the file itself is."""
+    tree = ast.parse(file.read_text(), str(file))
+    lazy = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) not in lazy
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports by full name only"
+            assert node.module is not None
+            if node.module == "graphprune":  # from graphprune import api
+                yield from ((f"graphprune.{alias.name}", id(node) not in lazy) for alias in node.names)
+            else:
+                yield node.module, id(node) not in lazy
+
+
+def layer(file: Path) -> str:
+    """The name by which a file of the core stands in the order: its module, or its package."""
+    return file.relative_to(ROOT / "graphprune").parts[0].removesuffix(".py")
+
+
+def own(name: str) -> str | None:
+    """``rules`` for ``graphprune.rules.base``, ``None`` for other packages."""
+    first, _, rest = name.partition(".")
+    return rest.partition(".")[0] if first == "graphprune" and rest else None
+
+
+@pytest.mark.parametrize("file", CORE, ids=lambda f: str(f.relative_to(ROOT)))
+def test_core_imports_only_downwards(file: Path) -> None:
+    here = layer(file)
+    for name, _ in imports(file):
+        there = own(name)
+        if there is None or there == here or here == "__init__":
+            continue
+        assert here in RANK, f"{here} has no place in the order of layers"
+        assert there in RANK, f"{file.name} imports {name}, which has no place in the order of layers"
+        assert RANK[here] < RANK[there], f"{here} imports {name}, which does not stand below it"
+
+
+@pytest.mark.parametrize("file", PASSES, ids=lambda f: f.name)
+def test_passes_import_the_core_only(file: Path) -> None:
+    for name, _ in imports(file):
+        assert name.partition(".")[0] not in ("passes", "tests", "models"), f"{file.name} imports {name}"
+        if (there := own(name)) is not None:
+            assert there in OPEN_TO_PASSES, f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("file", [*CORE, *PASSES], ids=lambda f: str(f.relative_to(ROOT)))
+def test_packages_stay_at_home(file: Path) -> None:
+    for name, _ in imports(file):
+        home = HOMES.get(name.partition(".")[0])
+        if home and file in CORE:
+            allowed = {home, "budget"} if home == "groups" else {home}
+            assert layer(file) in allowed, f"{file.name} imports {name}"
+        elif home:
+            pytest.fail(f"{file.name} imports {name}")
+
+
+@pytest.mark.parametrize("file", CORE, ids=lambda f: str(f.relative_to(ROOT)))
+def test_the_core_knows_no_pass_and_no_model(file: Path) -> None:
+    for name, _ in imports(file):
+        assert own(name) != "passes", f"{file.name} imports {name}"
+        assert name.partition(".")[0] not in ("passes", "tests", "models"), f"{file.name} imports {name}"
+
+
+def test_importing_the_command_line_does_not_load_tvm() -> None:
+    code = "import sys, graphprune, graphprune.cli, graphprune.api; print('tvm' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("file", [*CORE, *PASSES], ids=lambda f: str(f.relative_to(ROOT)))
+def test_no_file_grows_without_bound(file: Path) -> None:
+    lines = len(file.read_text().splitlines())
+    assert lines <= 400
+
+
+@pytest.mark.parametrize("file", PASSES, ids=lambda f: f.name)
+def test_every_file_of_passes_is_registered(file: Path) -> None:
+    from graphprune.pipeline import available
+
+    if file.stem != "__init__":
+        assert file.stem in available()
