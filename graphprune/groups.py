@@ -17,8 +17,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from graphprune.model import Model, is_standard
+from graphprune.model import Model
 from graphprune.rules import RULES, Call, Dim, Operand, Pin, Rule, Tie
+from graphprune.surgeon import is_standard
 
 # Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
 _CUTTABLE_KINDS = "fiub"

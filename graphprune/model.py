@@ -1,14 +1,13 @@
 """A model: one ONNX graph in onnx-graphsurgeon form, with everything needed to write it back unchanged.
 
-Loading normalises what would otherwise need a second code path everywhere: model-local functions are inlined, weights
-held in ``Constant`` nodes become initializers, and values that the body of an If, Loop or Scan captures become explicit
-extra inputs of that node, so that liveness and pinning see them. All of it is undone, or harmless, on saving.
+Loading normalises what would otherwise need a second code path everywhere: model-local functions are inlined, and
+weights held in ``Constant`` nodes become initializers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,34 +16,20 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, ValueInfoProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.errors import InvalidModelError
 from graphprune.onnxfile import check, read
 from graphprune.output import new_files
-from graphprune.shapes import SymbolicShape, bind, infer, symbol, symbolic_axes
-
-Shape = tuple[int | None, ...]
+from graphprune.shapes import Shape, SymbolicShape, bind, infer, measure, symbol, symbolic_axes
+from graphprune.surgeon import export_node, export_tensor, hollow_tensor, import_graph
 
 # Serialised protobufs end at 2 GiB; past this much weight data goes into a file beside the model.
 LARGEST_INLINE = 1_900_000_000
 # Weights above this many elements are left out when only shapes are asked for: no shape depends on them.
 SHAPE_VALUES = 1024
-
-# graphsurgeon cannot carry these attribute kinds (nor empty lists); they travel beside it, untouched.
-_CARRIED = {AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING, AttributeProto.TENSOR}
-_CARRIED_LISTS = {AttributeProto.FLOATS: "floats", AttributeProto.INTS: "ints", AttributeProto.STRINGS: "strings"}
-_ASIDE = "graphprune.aside"
-
-
-@dataclass(frozen=True)
-class _Aside:
-    """Attributes kept as protobufs, and how many trailing inputs of the node are captured values of its bodies."""
-
-    attributes: tuple[AttributeProto, ...]
-    captured: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +70,7 @@ class Model:
     @cached_property
     def shapes(self) -> dict[str, Shape]:
         """Concrete shape of every tensor of the main graph whose rank is known; ``None`` for an unknown size."""
-        return _concrete(self._infer(self.input_shapes))
+        return self._shapes_at(self.input_shapes)
 
     @cached_property
     def symbolic_shapes(self) -> dict[str, SymbolicShape]:
@@ -111,7 +96,7 @@ class Model:
                 for name, shape in self.input_shapes.items()
             }
             try:
-                other = _concrete(self._infer(doubled))
+                other = self._shapes_at(doubled)
             except InvalidModelError:
                 continue
             found |= {
@@ -121,6 +106,17 @@ class Model:
                 if len(other.get(name, ())) == len(shape) and other[name][axis] != size
             }
         return found
+
+    def _shapes_at(self, input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Shape]:
+        """Shapes by inference, and by execution where shape arithmetic is beyond it."""
+        inferred = self._infer(input_shapes)
+        shapes: dict[str, Shape] = {
+            name: tuple(n if isinstance(n, int) else None for n in shape) for name, shape in inferred.items()
+        }
+        unknown = [
+            t.name for n in self.graph.nodes for t in n.outputs if t.name and None in shapes.get(t.name, (None,))
+        ]
+        return shapes | measure(self.proto(), input_shapes, unknown) if unknown else shapes
 
     def _infer(self, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, SymbolicShape]:
         constants: dict[str, SymbolicShape] = {n: tuple(int(k) for k in c.shape) for n, c in self.constants.items()}
@@ -160,9 +156,9 @@ class Model:
         proto.graph.name = "fragment"
         constants: dict[str, gs.Constant] = {}
         for node in nodes:
-            proto.graph.node.append(_export_node(node))
+            proto.graph.node.append(export_node(node))
             constants |= {t.name: t for t in node.inputs if isinstance(t, gs.Constant)}
-        proto.graph.initializer.extend(_export_tensor(t) for t in constants.values())
+        proto.graph.initializer.extend(export_tensor(t) for t in constants.values())
         proto.graph.output.extend(ValueInfoProto(name=t.name) for t in outputs)
         return proto
 
@@ -172,22 +168,21 @@ class Model:
         model.CopyFrom(self.header)
         for node in self.graph.nodes:
             exported = model.graph.node.add()
-            exported.CopyFrom(_export_node(node))
+            exported.CopyFrom(export_node(node))
             exported.MergeFrom(self.notes.get(node.outputs[0].name if node.outputs else "", NodeProto()))
         for tensor in self.constants.values():
             sparse = isinstance(tensor._values, SparseValues)
             if weights and sparse:
                 model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
             elif weights or (not sparse and int(np.prod(tensor.shape)) <= SHAPE_VALUES):
-                model.graph.initializer.append(_export_tensor(tensor))
+                model.graph.initializer.append(export_tensor(tensor))
             else:
-                hollow = TensorProto(name=tensor.name, data_type=_onnx_dtype(tensor), dims=tensor.shape)
-                model.graph.initializer.append(hollow)
+                model.graph.initializer.append(hollow_tensor(tensor))
         # An output may be an initializer or an input that no node reads.
         present = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
         for tensor in self.graph.outputs:
             if isinstance(tensor, gs.Constant) and tensor.name not in present:
-                model.graph.initializer.append(_export_tensor(tensor))
+                model.graph.initializer.append(export_tensor(tensor))
         return model
 
 
@@ -228,24 +223,12 @@ def load(
     header.ir_version = max(header.ir_version, 4)  # from 4 on, initializers need not be listed as inputs
     shapes = bind(inputs, dict(input_shapes or {}), dict(dim_params or {}))
 
-    asides = [_set_aside(node) for node in proto.graph.node]
-    graph = gs.import_onnx(proto)
-    tensors = graph.tensors()
-    for info in proto.graph.initializer:  # read by bodies only
-        tensors.setdefault(info.name, gs.Constant(info.name, LazyValues(info)))
-    tensors.update({t.name: t for t in graph.inputs})
-    for node, (attributes, captured) in zip(graph.nodes, asides, strict=True):
-        if attributes:
-            names = [n for n in captured if n in tensors]
-            node.inputs.extend(tensors[n] for n in names)
-            node.attrs[_ASIDE] = _Aside(tuple(attributes), len(names))
-    _absorb_constant_nodes(graph)
     notes = {
         node.output[0]: NodeProto(doc_string=node.doc_string or None, metadata_props=node.metadata_props)
         for node in proto.graph.node
         if node.output and (node.doc_string or node.metadata_props)
     }
-    return Model(graph, header, shapes, external, name, notes)
+    return Model(import_graph(proto), header, shapes, external, name, notes)
 
 
 def save(model: Model, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -276,21 +259,6 @@ def save(model: Model, path: str | os.PathLike[str], *, metadata: Mapping[str, s
         check(proto, str(path), str(beside))
 
 
-def _concrete(shapes: Mapping[str, SymbolicShape]) -> dict[str, Shape]:
-    """What is not a number is unknown."""
-    return {name: tuple(n if isinstance(n, int) else None for n in shape) for name, shape in shapes.items()}
-
-
-def opaque(node: gs.Node) -> bool:
-    """Whether a node carries bodies or other parts kept as protobuf: names it reads must not change."""
-    return _ASIDE in node.attrs
-
-
-def is_standard(node: gs.Node) -> bool:
-    """Whether a node's operator is of the default ONNX domain."""
-    return node.domain in (None, "", "ai.onnx")
-
-
 def _without_body(proto: ModelProto) -> ModelProto:
     """All of a model but its nodes, weights, inputs and inferred shapes, without copying the weights."""
     header = ModelProto()
@@ -314,103 +282,6 @@ def _without_body(proto: ModelProto) -> ModelProto:
     if graph.value_info:  # remembered only as a wish to have them: see _refresh_value_info
         header.graph.value_info.add().CopyFrom(graph.value_info[0])
     return header
-
-
-def _set_aside(node: NodeProto) -> tuple[list[AttributeProto], list[str]]:
-    """Take the attributes graphsurgeon cannot carry out of ``node``; with the outer names that its bodies read."""
-    aside: list[AttributeProto] = []
-    captured: dict[str, None] = {}
-    for attribute in node.attribute:
-        carried = attribute.type in _CARRIED or len(getattr(attribute, _CARRIED_LISTS.get(attribute.type, ""), ()))
-        if carried and not attribute.ref_attr_name:
-            continue
-        copy = AttributeProto()
-        copy.CopyFrom(attribute)
-        aside.append(copy)
-        for body in [attribute.g, *attribute.graphs]:
-            captured |= dict.fromkeys(_reads(body))
-    if aside:
-        kept = [a for a in node.attribute if not any(a.name == b.name for b in aside)]
-        del node.attribute[:]
-        node.attribute.extend(kept)
-    return aside, list(captured)
-
-
-def _reads(body: onnx.GraphProto) -> Iterator[str]:
-    """Names a body reads but does not define."""
-    local = {i.name for i in body.input} | {t.name for t in body.initializer}
-    local |= {t.values.name for t in body.sparse_initializer} | {o for n in body.node for o in n.output}
-    for node in body.node:
-        inner = [b for a in node.attribute for b in [a.g, *a.graphs]]
-        for name in [*node.input, *(r for b in inner for r in _reads(b))]:
-            if name and name not in local:
-                yield name
-    yield from (o.name for o in body.output if o.name not in local)
-
-
-def _absorb_constant_nodes(graph: gs.Graph) -> None:
-    """Turn ``Constant`` nodes into initializers; the sparse kind stays a node."""
-    kept = []
-    for node in graph.nodes:
-        if node.op != "Constant" or not is_standard(node) or not node.attrs or opaque(node):
-            kept.append(node)
-            continue
-        kind, value = next(iter(node.attrs.items()))
-        if isinstance(value, gs.Constant):
-            values = value._values
-            if isinstance(values, LazyValues):
-                values.tensor.name = node.outputs[0].name
-        else:
-            dtype = {
-                "value_int": np.int64,
-                "value_ints": np.int64,
-                "value_float": np.float32,
-                "value_floats": np.float32,
-            }
-            values = np.array(value, dtype=dtype.get(kind, object))
-        output = node.outputs[0]
-        node.outputs.clear()
-        output.to_constant(values)
-    graph.nodes[:] = kept
-
-
-def _export_node(node: gs.Node) -> NodeProto:
-    aside = node.attrs.get(_ASIDE)
-    if aside is None:
-        return OnnxExporter.export_node(node)
-    names = [t.name for t in node.inputs]
-    proto = onnx.helper.make_node(
-        node.op,
-        names[: len(names) - aside.captured],
-        [t.name for t in node.outputs],
-        name=node.name,
-        domain=node.domain,
-    )
-    proto.attribute.extend(OnnxExporter.export_attributes({k: v for k, v in node.attrs.items() if k != _ASIDE}))
-    proto.attribute.extend(aside.attributes)
-    return proto
-
-
-def _export_tensor(tensor: gs.Constant) -> TensorProto:
-    if isinstance(tensor._values, LazyValues):
-        proto = tensor._values.tensor
-        if proto.name == tensor.name and proto.data_location != TensorProto.EXTERNAL:
-            return proto
-        copy = TensorProto()
-        copy.CopyFrom(proto)
-        copy.name = tensor.name
-        copy.data_location = TensorProto.DEFAULT
-        del copy.external_data[:]
-        return copy
-    return onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
-
-
-def _onnx_dtype(tensor: gs.Constant) -> int:
-    if isinstance(tensor._values, SparseValues):
-        return tensor._values.tensor.values.data_type
-    if isinstance(tensor._values, LazyValues):
-        return tensor._values.tensor.data_type
-    return onnx.helper.np_dtype_to_tensor_dtype(tensor.values.dtype)
 
 
 def _refresh_value_info(model: Model, proto: ModelProto) -> None:

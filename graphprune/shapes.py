@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import ModelProto, ValueInfoProto
 
 from graphprune.errors import InvalidModelError, UsageError
 
+Shape = tuple[int | None, ...]
 SymbolicShape = tuple[int | str | None, ...]
 
 
@@ -114,3 +117,35 @@ def infer(proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ..
             dims = info.type.tensor_type.shape.dim
             shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
     return shapes
+
+
+def measure(proto: ModelProto, input_shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> dict[str, Shape]:
+    """Shapes of tensors that inference cannot tell, seen by running the model once on zeros in onnxruntime.
+
+    A size of 0 depends on the data and counts as unknown. What cannot be run has no shapes.
+
+    Args:
+        proto: with its weights; taken over.
+        input_shapes: concrete sizes of all inputs.
+        names: of the tensors asked for.
+    """
+    types = {info.name: info.type.tensor_type.elem_type for info in proto.graph.input}
+    declared = {info.name for info in proto.graph.output}
+    proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in declared)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        zeros = {
+            name: np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(types[name]))
+            for name, shape in input_shapes.items()
+        }
+        found = session.run(list(names), zeros)
+    except Exception:  # a custom operator, a model too large for a protobuf: its shapes stay unknown, and pinned
+        return {}
+    return {
+        name: tuple(size or None for size in value.shape)
+        for name, value in zip(names, found, strict=True)
+        if isinstance(value, np.ndarray)
+    }

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.model import Model, is_standard, opaque
+from graphprune.model import Model
 from graphprune.state import State
+from graphprune.surgeon import is_standard, opaque
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
-from graphprune.model import Model, is_standard, opaque
+from graphprune.model import Model
 from graphprune.state import State
+from graphprune.surgeon import is_standard, opaque
 
 _RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]

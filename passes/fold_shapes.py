@@ -12,9 +12,10 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from graphprune.model import SHAPE_VALUES, Model, is_standard
+from graphprune.model import SHAPE_VALUES, Model
 from graphprune.shapes import SymbolicShape
 from graphprune.state import State
+from graphprune.surgeon import is_standard
 
 # Elementwise: an element is known where the elements it is made of are.
 _ELEMENTWISE = frozenset(
@@ -153,7 +154,8 @@ def _propagate(node: gs.Node, operands: Sequence[_Partial | None], opset: int) -
     values = _run(node, operands, opset)
     if values is None or values.size > SHAPE_VALUES:
         return None
-    if node.op in _MOVEMENT:  # move the origins of the moved operands the same way
+    if node.op in _MOVEMENT or (node.op == "Cast" and values.dtype.kind in "iu"):
+        # Move the origins of the moved operands the same way.
         moved = len(operands) if node.op == "Concat" else 1
         if not all(o.known for o in operands[moved:] if o is not None):
             return None
@@ -196,8 +198,9 @@ def _spell_out(
     source, target = shapes.get(node.inputs[0].name), shapes.get(node.outputs[0].name)
     if source is None or node.attrs.get("allowzero", 0):
         return False
-    wanted = _sizes(target, symbols) if target is not None and None not in target else asked
-    if wanted is None or (wanted.values[wanted.origin == _KNOWN] == 0).any():
+    known = target is not None and None not in target and 0 not in target
+    wanted = _sizes(target, symbols) if known and target is not None else asked  # asked may hold a 0 or -1 of its own
+    if wanted is None:
         return False
     copied = [symbols.get(size, _UNKNOWN) if isinstance(size, str) else _UNKNOWN for size in source]
     spelled: list[int] = []

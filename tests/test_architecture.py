@@ -30,7 +30,7 @@ LAYERS = [
     ["groups"],
     ["rules"],
     ["model"],
-    ["onnxfile", "shapes", "output", "noise", "latency"],
+    ["onnxfile", "surgeon", "shapes", "output", "noise", "latency"],
     ["errors"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from graphprune.errors import InvalidModelError, UsageError
-from graphprune.shapes import bind, infer, symbolic_axes
+from graphprune.shapes import bind, infer, measure, symbolic_axes
 
 NET = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[batch,3,H,W] image, float[batch,N] extra) => (float[batch,K] y)
@@ -56,3 +56,21 @@ def test_inference_with_and_without_sizes(proto):
 def test_sizes_that_do_not_fit_are_an_error(proto):
     with pytest.raises(InvalidModelError, match="net: shapes do not fit"):
         infer(proto, "net", {"image": (1, 3, 8, 8), "extra": (3, 7)})
+
+
+ARITHMETIC = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[1,3,H,W] x, int64[k] seed) => (float[a,b,c,d] y, int64[e,f] z)
+{ s = Shape(x)  f = Cast<to=1>(s)  g = Sqrt(f)  h = Cast<to=7>(g)  y = Expand(x, h)  z = NonZero(seed) }"""
+
+
+def test_what_inference_cannot_tell_is_measured():
+    sizes = {"x": (1, 3, 1, 1), "seed": (4,)}
+    inferred = infer(onnx.parser.parse_model(ARITHMETIC), "net", sizes)["y"]
+    assert not all(isinstance(size, int) for size in inferred)
+    found = measure(onnx.parser.parse_model(ARITHMETIC.replace("Sqrt(f)", "Mul(f, f)")), sizes, ["g", "z"])
+    assert found == {"g": (4,), "z": (1, None)}  # no size of what depends on the data
+
+
+def test_what_cannot_be_run_has_no_shapes():
+    foreign = ARITHMETIC.replace('"" : 17', '"" : 17, "acme" : 1').replace("Sqrt(f)", "acme.Frobnicate(f)")
+    assert measure(onnx.parser.parse_model(foreign), {"x": (1, 3, 1, 1), "seed": (4,)}, ["g"]) == {}
