@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from graphprune.compile.kernels import product
 from graphprune.compile.kernels.epilogue import Epilogue
 from graphprune.compile.kernels.padding import Window, emit_padded
-from graphprune.compile.kernels.product import Product, ramp, splat
+from graphprune.compile.kernels.product import Expr, Product, Tile, arguments, ramp, scratch, splat
 from graphprune.compile.targets import Target
 
 
@@ -32,12 +32,20 @@ class Conv:
     window: Window
     epilogue: Epilogue
 
+    @property
+    def taps(self) -> int:
+        """Values of one channel under the window."""
+        return self.window.kernel[0] * self.window.kernel[1]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one output channel."""
+        return self.window.out[0] * self.window.out[1]
+
     def product(self, target: Target) -> Product:
         """Extents and tile of one group's product."""
-        taps = self.window.kernel[0] * self.window.kernel[1]
-        depth = self.channels // self.groups * taps
-        pixels = self.window.out[0] * self.window.out[1]
-        return product.plan(self.filters // self.groups, pixels, depth, target, multiple=taps)
+        depth = self.channels // self.groups * self.taps
+        return product.plan(self.filters // self.groups, self.pixels, depth, target, multiple=self.taps)
 
 
 def pack_weights(weight: np.ndarray, groups: int, shape: Product) -> np.ndarray:
@@ -51,97 +59,86 @@ def pack_weights(weight: np.ndarray, groups: int, shape: Product) -> np.ndarray:
 
 def conv_kernel(conv: Conv, target: Target) -> tirx.PrimFunc:
     """The function (x, packed weights, bias [filters], residual if any, y)."""
-    shape = conv.product(target)
-    window, tile, lanes = conv.window, shape.tile, shape.tile.lanes
-    height, width = window.image
-    pixels = window.out[0] * window.out[1]
-    taps = window.kernel[0] * window.kernel[1]
+    shape, window, pixels, taps = conv.product(target), conv.window, conv.pixels, conv.taps
+    tile, lanes = shape.tile, shape.tile.lanes
     blocks = -(-shape.rows // tile.rows)
-    inputs = conv.channels // conv.groups
+    out_shape = (conv.batch, conv.filters, *window.out)
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name("conv")
-        x_ = T.arg("x", T.buffer((conv.batch, conv.channels, height, width), "float32"))
-        w_ = T.arg("w", T.buffer((conv.groups, blocks, shape.depth, tile.rows), "float32"))
-        bias = T.arg("bias", T.buffer((conv.filters,), "float32"))
-        r_ = (
-            T.arg("residual", T.buffer((conv.batch, conv.filters, *window.out), "float32"))
-            if conv.epilogue.residual
-            else None
-        )
-        y_ = T.arg("y", T.buffer((conv.batch, conv.filters, *window.out), "float32"))
         T.func_attr({"tirx.noalias": True})
-        planes = conv.channels * window.plane
-        padded = T.sblock_alloc_buffer((planes,), "float32") if window.copied else None
-        strip = T.sblock_alloc_buffer((shape.chunk * tile.columns + window.out[1] + lanes,), "float32")
-        buffer = T.sblock_alloc_buffer((shape.rows * tile.columns,), "float32") if shape.narrow else None
-        x = T.decl_buffer((conv.batch * conv.channels * height * width,), "float32", data=x_.data)
-        w = T.decl_buffer((conv.groups * blocks * shape.depth * tile.rows,), "float32", data=w_.data)
-        y = T.decl_buffer((conv.batch * conv.filters * pixels,), "float32", data=y_.data)
-        residual = (
-            T.decl_buffer((conv.batch * conv.filters * pixels,), "float32", data=r_.data) if r_ is not None else None
+        x, w, bias, residual, y = arguments(
+            x=(conv.batch, conv.channels, *window.image),
+            w=(conv.groups, blocks, shape.depth, tile.rows),
+            bias=(conv.filters,),
+            residual=out_shape if conv.epilogue.residual else None,
+            y=out_shape,
         )
+        planes = scratch(conv.channels * window.plane) if window.copied else x
+        strip = scratch(shape.chunk * tile.columns + window.out[1] + lanes)
+        narrow = scratch(shape.rows * tile.columns) if shape.narrow else None
         with T.serial(0, conv.batch) as n:
-            if padded is not None:
+            if window.copied:
+                size = window.image[0] * window.image[1]
                 with T.serial(0, conv.channels) as c:
-                    emit_padded(window, x, (n * conv.channels + c) * height * width, padded, c * window.plane)
+                    emit_padded(window, x, (n * conv.channels + c) * size, planes, c * window.plane)
             with T.serial(0, conv.groups) as g:
-                origin = g * inputs * window.plane + (0 if padded is not None else n * planes)
-                image = padded if padded is not None else x
-                row = (n * conv.groups + g) * shape.rows  # of the first output channel
+                channel = g * (conv.channels // conv.groups) + (0 if window.copied else n * conv.channels)
+                filters = (n * conv.groups + g) * shape.rows  # before this group's, in y
 
-                def gather(column, first, count, image=image, origin=origin):  # type: ignore[no-untyped-def]
+                def gather(column: Expr, first: Expr, count: Expr) -> None:
                     down, across = window.kernel
                     with T.serial(0, count // taps) as c, T.serial(0, down) as i, T.serial(0, across) as j:
-                        source = origin + (first // taps + c) * window.plane + window.tap(i, j)
-                        _emit_gather(
-                            window, image, source, column, strip, (c * taps + i * across + j) * tile.columns, tile
-                        )
+                        source = (channel + first // taps + c) * window.plane + window.tap(i, j)
+                        _emit_gather(window, planes, source, column, strip, (c * taps + i * across + j), tile)
 
-                def finish(m, column, value, row=row):  # type: ignore[no-untyped-def]
+                def finish(m: Expr, column: Expr, value: Expr) -> Expr:
                     if residual is not None:
-                        value = value + residual[ramp((row + m) * pixels + column, lanes)]
+                        value = value + residual[ramp((filters + m) * pixels + column, lanes)]
                     return conv.epilogue.clip(value, lanes)
+
+                def out_at(m: Expr, column: Expr) -> Expr:
+                    return (filters + m) * pixels + column if narrow is None else m * tile.columns + column
 
                 product.emit(
                     shape,
-                    a=lambda block, r, k, g=g: w[((g * blocks + block) * shape.depth + k) * tile.rows + r],
-                    b=lambda column, t, k, v: strip[ramp(k * tile.columns + v * lanes, lanes)],
-                    start=lambda m, column, g=g: splat(bias[g * shape.rows + m], lanes),
+                    a=lambda block, r, k: w[((g * blocks + block) * shape.depth + k) * tile.rows + r],
+                    b=lambda column, strip_, k, v: strip[ramp(k * tile.columns + v * lanes, lanes)],
+                    start=lambda m, column: splat(bias[g * shape.rows + m], lanes),
                     finish=finish,
-                    out=y if buffer is None else buffer,
-                    out_at=lambda m, column, row=row: (
-                        (row + m) * pixels + column if buffer is None else m * tile.columns + column
-                    ),
+                    out=y if narrow is None else narrow,
+                    out_at=out_at,
                     prepare=gather,
                 )
-                if buffer is not None:
+                if narrow is not None:
                     with T.serial(0, shape.rows) as m, T.serial(0, pixels) as p:
-                        T.buffer_store(y, buffer[m * tile.columns + p], [(row + m) * pixels + p])
+                        T.buffer_store(y, narrow[m * tile.columns + p], [(filters + m) * pixels + p])
     return builder.get()
 
 
-def _emit_gather(window: Window, image, source, column, strip, to, tile) -> None:  # type: ignore[no-untyped-def]
-    """Copy the pixels `column … column + tile.columns` of one tap into the strip at `to`.
+def _emit_gather(window: Window, planes: Expr, source: Expr, column: Expr, strip: Expr, k: Expr, tile: Tile) -> None:
+    """Copy the pixels `column … column + tile.columns` under one tap into row `k` of the strip.
 
     Output rows are runs of consecutive input values. Each is copied in whole vectors, and what is copied too much is
     overwritten by the next run or the next tap.
     """
-    width, lanes = window.out[1], tile.lanes
+    width, lanes, to = window.out[1], tile.lanes, k * tile.columns
 
-    def copy(origin, target, vectors):  # type: ignore[no-untyped-def]
+    def copy(origin: Expr, offset: Expr, vectors: Expr) -> None:
         with T.serial(0, vectors) as v:
-            T.buffer_store(strip, image[ramp(origin + v * lanes, lanes)], [ramp(target + v * lanes, lanes)])
+            value = planes[ramp(origin + v * lanes, lanes)]
+            T.buffer_store(strip, value, [ramp(to + offset + v * lanes, lanes)])
 
     if width == window.row and window.stride[0] == 1:  # rows follow one another: the pixels are one run
         for v in range(tile.vectors):
-            T.buffer_store(strip, image[ramp(source + column + v * lanes, lanes)], [ramp(to + v * lanes, lanes)])
+            value = planes[ramp(source + column + v * lanes, lanes)]
+            T.buffer_store(strip, value, [ramp(to + v * lanes, lanes)])
         return
-    y, x = column // width, column % width
     down = window.stride[0] * window.row
+    y, x = column // width, column % width
+    lead = width - x  # pixels left in the first output row
     begin = source + y * down
-    lead = width - x
-    copy(begin + x, to, tirx.min(-(-tile.columns // lanes), (lead + lanes - 1) // lanes))
-    whole = -(-width // lanes)
+    copy(begin + x, 0, tirx.min(tile.vectors, (lead + lanes - 1) // lanes))
     with T.serial(0, tirx.max((tile.columns - lead + width - 1) // width, 0)) as run:
         at = lead + run * width
-        copy(begin + (run + 1) * down, to + at, tirx.min(whole, (tile.columns - at + lanes - 1) // lanes))
+        vectors = tirx.min(-(-width // lanes), (tile.columns - at + lanes - 1) // lanes)
+        copy(begin + (run + 1) * down, at, vectors)

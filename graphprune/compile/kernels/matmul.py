@@ -5,7 +5,6 @@ A constant b is packed into column panels when the model is compiled; any other 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compile.kernels import product
 from graphprune.compile.kernels.epilogue import Epilogue
-from graphprune.compile.kernels.product import Product, ramp
+from graphprune.compile.kernels.product import Expr, Product, arguments, ramp, scratch
 from graphprune.compile.targets import Target
 
 
@@ -69,47 +68,42 @@ def matmul_kernel(matmul: Matmul, target: Target) -> tirx.PrimFunc:
     shape = matmul.product(target)
     tile, lanes = shape.tile, shape.tile.lanes
     rows, columns, depth = matmul.rows, matmul.columns, matmul.depth
-    panels = -(-columns // tile.columns)
-    size = matmul.batch * rows * columns
-    b_shape = matmul.b_shape or (panels, depth, tile.columns)
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name("matmul")
-        a_ = T.arg("a", T.buffer(matmul.a_shape, "float32"))
-        b_ = T.arg("b", T.buffer(b_shape, "float32"))
-        bias = T.arg("bias", T.buffer((max(columns, tile.columns),), "float32"))
-        r_ = T.arg("residual", T.buffer(matmul.out_shape, "float32")) if matmul.epilogue.residual else None
-        out_ = T.arg("out", T.buffer(matmul.out_shape, "float32"))
         T.func_attr({"tirx.noalias": True})
-        buffer = T.sblock_alloc_buffer((rows * tile.columns,), "float32") if shape.narrow else None
-        a = T.decl_buffer((math.prod(matmul.a_shape),), "float32", data=a_.data)
-        b = T.decl_buffer((math.prod(b_shape),), "float32", data=b_.data)
-        residual = T.decl_buffer((size,), "float32", data=r_.data) if r_ is not None else None
-        out = T.decl_buffer((size,), "float32", data=out_.data)
+        a, b, bias, residual, out = arguments(
+            a=matmul.a_shape,
+            b=matmul.b_shape or (-(-columns // tile.columns), depth, tile.columns),
+            bias=(max(columns, tile.columns),),
+            residual=matmul.out_shape if matmul.epilogue.residual else None,
+            out=matmul.out_shape,
+        )
+        narrow = scratch(rows * tile.columns) if shape.narrow else None
         with T.serial(0, matmul.batch) as n:
 
-            def load_b(column, strip, k, v, n=n):  # type: ignore[no-untyped-def]
+            def load_b(column: Expr, strip: Expr, k: Expr, v: int) -> Expr:
                 if matmul.b_shape is None:
                     return b[ramp((strip * depth + k) * tile.columns + v * lanes, lanes)]
                 return b[ramp((n * depth + k) * columns + column + v * lanes, lanes)]
 
-            def finish(m, column, value, n=n):  # type: ignore[no-untyped-def]
+            def finish(m: Expr, column: Expr, value: Expr) -> Expr:
                 if residual is not None:
                     value = value + residual[ramp((n * rows + m) * columns + column, lanes)]
                 return matmul.epilogue.clip(value, lanes)
 
-            def out_at(m, column, n=n):  # type: ignore[no-untyped-def]
-                return (n * rows + m) * columns + column if buffer is None else m * tile.columns + column
+            def out_at(m: Expr, column: Expr) -> Expr:
+                return (n * rows + m) * columns + column if narrow is None else m * tile.columns + column
 
             product.emit(
                 shape,
-                a=lambda block, r, k, n=n: a[(n * rows + block * tile.rows + r) * depth + k],
+                a=lambda block, r, k: a[(n * rows + block * tile.rows + r) * depth + k],
                 b=load_b,
                 start=lambda m, column: bias[ramp(column, lanes)],
                 finish=finish,
-                out=out if buffer is None else buffer,
+                out=out if narrow is None else narrow,
                 out_at=out_at,
             )
-            if buffer is not None:
+            if narrow is not None:
                 with T.serial(0, rows) as m, T.serial(0, columns) as column:
-                    T.buffer_store(out, buffer[m * tile.columns + column], [(n * rows + m) * columns + column])
+                    T.buffer_store(out, narrow[m * tile.columns + column], [(n * rows + m) * columns + column])
     return builder.get()

@@ -11,6 +11,7 @@ needs a masked tail.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,24 @@ def _cost(tile: Tile, rows: int, columns: int) -> float:
     full, rest = divmod(rows, tile.rows)
     cost = full * block(tile.rows) + (block(rest) if rest else 0) + 2 * tile.vectors
     return cost * -(-columns // tile.columns)
+
+
+def arguments(**shapes: tuple[int, ...] | None) -> tuple[Expr, ...]:
+    """Give the function being built float32 arrays of these shapes; their values, each as one row.
+
+    A shape that is None stands for an argument this function does without, and gives None.
+    """
+    arrays = {name: T.arg(name, T.buffer(shape, "float32")) for name, shape in shapes.items() if shape is not None}
+    rows = {
+        name: T.decl_buffer((math.prod(shapes[name] or ()),), "float32", data=array.data)
+        for name, array in arrays.items()
+    }
+    return tuple(rows.get(name) for name in shapes)
+
+
+def scratch(size: int) -> Expr:
+    """Memory for `size` float32 that the function uses and the memory plan places."""
+    return T.sblock_alloc_buffer((size,), "float32")
 
 
 def ramp(index: Expr, lanes: int) -> Expr:

@@ -16,7 +16,7 @@ from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compile.kernels.epilogue import Epilogue
 from graphprune.compile.kernels.padding import Window, emit_padded
-from graphprune.compile.kernels.product import ramp, splat
+from graphprune.compile.kernels.product import arguments, ramp, scratch, splat
 from graphprune.compile.targets import Target
 
 Mode = Literal["depthwise", "max", "average"]
@@ -67,23 +67,20 @@ def window_kernel(op: Windowed, target: Target) -> tirx.PrimFunc:
     out = (op.batch, filters, rows, columns)
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name(op.mode)
-        x_ = T.arg("x", T.buffer((op.batch, op.channels, height, width), "float32"))
-        weight = T.arg("weight", T.buffer((filters, len(taps)), "float32")) if depthwise else None
-        bias = T.arg("bias", T.buffer((filters,), "float32")) if depthwise else None
-        scale_ = T.arg("scale", T.buffer(window.out, "float32")) if op.mode == "average" else None
-        r_ = T.arg("residual", T.buffer(out, "float32")) if op.epilogue.residual else None
-        y_ = T.arg("y", T.buffer(out, "float32"))
         T.func_attr({"tirx.noalias": True})
-        padded = T.sblock_alloc_buffer((window.plane,), "float32") if window.copied else None
-        x = T.decl_buffer((op.batch * op.channels * height * width,), "float32", data=x_.data)
-        size = op.batch * filters * rows * columns
-        y = T.decl_buffer((size,), "float32", data=y_.data)
-        residual = T.decl_buffer((size,), "float32", data=r_.data) if r_ is not None else None
-        scale = T.decl_buffer((rows * columns,), "float32", data=scale_.data) if scale_ is not None else None
+        x, weight, bias, scale, residual, y = arguments(
+            x=(op.batch, op.channels, height, width),
+            weight=(filters, len(taps)) if depthwise else None,
+            bias=(filters,) if depthwise else None,
+            scale=window.out if op.mode == "average" else None,
+            residual=out if op.epilogue.residual else None,
+            y=out,
+        )
+        padded = scratch(window.plane) if window.copied else None
 
         def combine(value: Any, source: Any, channel: Any, tap: int) -> Any:
             if weight is not None:
-                return value + splat(weight[channel, tap], lanes) * source
+                return value + splat(weight[channel * len(taps) + tap], lanes) * source
             return tirx.max(value, source) if op.mode == "max" else value + source
 
         with T.serial(0, op.batch * op.channels) as image:
