@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import shutil
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,10 +62,7 @@ class CompiledModel:
             raise InvalidModelError(f"{weights} is missing or not the file of this model", "compile the model again")
         with weights.open("rb") as file:
             self._weights = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        try:
-            self._library = _open(folder / manifest.library)
-        except OSError as error:
-            raise InvalidModelError(f"{folder / manifest.library} cannot be loaded: {error}") from error
+        self._library = _open(folder / manifest.library, manifest.identity)
         if not self._library.graphprune_supported():
             needs = ", ".join(manifest.target.features)
             raise InvalidModelError(
@@ -118,8 +117,27 @@ def _pointers(arrays: list[np.ndarray]) -> ctypes.Array:
     return (ctypes.c_void_p * max(len(arrays), 1))(*(array.ctypes.data for array in arrays))
 
 
-def _open(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path.resolve()))
+def _open(path: Path, identity: str) -> ctypes.CDLL:
+    """The library at `path`, which must be the one of this `identity`.
+
+    The system's loader knows libraries by path and gives the one it has even after the file was replaced; loading a
+    copy gets the new one.
+    """
+    library = _load(path)
+    if library.graphprune_identity().decode() != identity:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            library = _load(Path(shutil.copy(path, folder)))
+    if library.graphprune_identity().decode() != identity:
+        raise InvalidModelError(f"{path} is not the library of its manifest", "compile the model again")
+    return library
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path.resolve()))
+        library.graphprune_identity.restype = ctypes.c_char_p
+    except (OSError, AttributeError) as error:
+        raise InvalidModelError(f"{path} cannot be loaded: {error}") from error
     library.graphprune_supported.restype = ctypes.c_int
     library.graphprune_create.argtypes = [ctypes.c_void_p]
     library.graphprune_create.restype = ctypes.c_void_p

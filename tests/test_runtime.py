@@ -105,6 +105,17 @@ def test_threads_may_share_an_instance(parent: Path) -> None:
     assert not wrong
 
 
+def test_compiling_into_the_same_folder_again_gives_the_new_model(tmp_path: Path) -> None:
+    """The old instance keeps running, though the loader knows its library by the same path."""
+    loaded = []
+    for operator in ("Exp", "Neg", "Abs"):
+        compile_model(model(f"g (float[3] x) => (float[3] y) {{ y = {operator} (x) }}"), tmp_path)
+        loaded.append(runtime.load(tmp_path))
+    x = np.array([-1, 0.5, 2], np.float32)
+    for compiled, function in zip(loaded, (np.exp, np.negative, np.abs), strict=True):
+        np.testing.assert_allclose(compiled({"x": x})["y"], function(x), rtol=1e-6)
+
+
 def test_an_artefact_of_another_machine_is_not_loaded(parent: Path, tmp_path: Path) -> None:
     shutil.copytree(parent / machine(), tmp_path / "elsewhere")
     with pytest.raises(InvalidModelError, match="no compiled model for this machine") as caught:

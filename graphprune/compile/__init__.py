@@ -85,14 +85,14 @@ def compile_model(
         lowered = lower.lower(module, machine)
         program = read_program(lowered.module, lowered.scratch)
         workspace, weights = memory.plan(program)
-    with step("write weights"):
-        _write_weights(program, folder / "weights.bin", weights)
-    with step("compile kernels"):
-        kernels = folder / "kernels.o"
-        build.write_object(lowered.module, machine, kernels)
-    with step("link"):
-        build.link(emit.emit_c(program, machine, workspace, weights), [kernels], machine, folder / machine.library)
-        kernels.unlink()
+    with step("write weights"), _replacing(folder / "weights.bin") as path:
+        _write_weights(program, path, weights)
+    with step("compile kernels"), _replacing(folder / machine.library) as library:
+        objects = library.with_suffix(".o")
+        build.write_object(lowered.module, machine, objects)
+        source, identity = emit.seal(emit.emit_c(program, machine, workspace, weights), objects.read_bytes())
+        build.link(source, [objects], machine, library)
+        objects.unlink()
 
     def values(names: list[str], indices: list[int]) -> tuple[Value, ...]:
         tensors = [program.tensors[i] for i in indices]
@@ -103,6 +103,7 @@ def compile_model(
         name=proto.graph.name,
         target=Machine(machine.name, machine.triple, machine.cpu, machine.features),
         library=machine.library,
+        identity=identity,
         inputs=values([v.name for v in proto.graph.input if v.name not in initializers], program.inputs),
         outputs=values([v.name for v in proto.graph.output], program.outputs),
         workspace_bytes=workspace,
@@ -117,8 +118,20 @@ def compile_model(
         ),
         versions={name: importlib.metadata.version(name) for name in ("graphprune", "apache-tvm", "onnx")},
     )
-    (folder / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+    with _replacing(folder / "manifest.json") as path:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
     return Artefact(folder, manifest, seconds)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name to write under; the file then takes the place of `path`, which a running process may have mapped."""
+    new = path.with_name(f"new-{path.name}")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _write_weights(program: Program, path: Path, size: int) -> None:

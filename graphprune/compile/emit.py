@@ -6,6 +6,7 @@ that they may reach, an error message and memory for large temporaries, are defi
 
 from __future__ import annotations
 
+import hashlib
 from importlib import resources
 
 import numpy as np
@@ -28,7 +29,7 @@ _CPUID = {
 
 
 def emit_c(program: Program, target: Target, workspace: int, weights: int) -> str:
-    """C source of the library, kernels excepted."""
+    """C source of the library, kernels excepted; `IDENTITY` stands where `seal` puts the identity."""
     names = sorted({call.function for call in program.calls})
     shapes: list[int] = []
     tensors = []
@@ -74,3 +75,9 @@ def emit_c(program: Program, target: Target, workspace: int, weights: int) -> st
     for key, text in fields.items():
         template = template.replace(f"@{key}@", text)
     return template
+
+
+def seal(source: str, kernels: bytes) -> tuple[str, str]:
+    """`source` with the identity of its library, and that identity: a digest of all code."""
+    identity = hashlib.blake2b(source.encode() + kernels, digest_size=16).hexdigest()
+    return source.replace("IDENTITY", identity), identity

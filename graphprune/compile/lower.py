@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import relax, tirx
 
+from graphprune.compile.activations import use_polynomials
 from graphprune.compile.fold import fold_constants
 from graphprune.compile.schedule import hoist_scratch, schedule
 from graphprune.compile.select import OURS, select_kernels
@@ -62,7 +63,7 @@ def lower(module: tvm.IRModule, target: Target) -> Lowered:
         module = fold_constants(transform.CanonicalizeBindings()(module))
         module = transform.FoldConstant()(module)
         module, covers = select_kernels(module, target)
-        module = transform.LegalizeOps()(module)
+        module = transform.LegalizeOps()(use_polynomials(module))
         _no_library_calls(module)
         for step in (
             transform.AnnotateTIROpPattern(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 FORMAT = 1
-LIBRARY_PREFIX = "graphprune"
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -40,11 +39,12 @@ class Kernel(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """The facts of a compiled model."""
+    """The facts of a compiled model; `identity` is a digest that its library knows too."""
 
     name: str
     target: Machine
     library: str
+    identity: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     workspace_bytes: int
