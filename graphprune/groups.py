@@ -86,17 +86,19 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
     """Every node of the main graph with its view for rules; ``None`` where a shape is not fully known."""
     constants, shapes = model.constants, model.shapes
 
+    def known(tensor: gs.Tensor) -> bool:
+        return None not in shapes.get(tensor.name, (None,))
+
     def operand(tensor: gs.Tensor) -> Operand | None:
-        shape = shapes[tensor.name]
-        return Operand(tensor.name, shape, constants.get(tensor.name))  # type: ignore[arg-type]
+        if not tensor.name or not (known(tensor) or model.reads(tensor)):
+            return None  # an output that nobody reads is as good as omitted
+        return Operand(tensor.name, shapes[tensor.name], constants.get(tensor.name))  # type: ignore[arg-type]
 
     for node in model.graph.nodes:
-        named = [t for t in (*node.inputs, *node.outputs) if t.name]
-        if any(None in shapes.get(t.name, (None,)) for t in named):
+        if any(t.name and not known(t) and model.reads(t) for t in (*node.inputs, *node.outputs)):
             yield node, None
             continue
-        inputs = tuple(operand(t) if t.name else None for t in node.inputs)
-        outputs = tuple(operand(t) if t.name else None for t in node.outputs)
+        inputs, outputs = tuple(map(operand, node.inputs)), tuple(map(operand, node.outputs))
         yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, model.opset)
 
 

@@ -113,9 +113,8 @@ class Model:
         shapes: dict[str, Shape] = {
             name: tuple(n if isinstance(n, int) else None for n in shape) for name, shape in inferred.items()
         }
-        unknown = [
-            t.name for n in self.graph.nodes for t in n.outputs if t.name and None in shapes.get(t.name, (None,))
-        ]
+        made = (t for n in self.graph.nodes for t in n.outputs if t.name and self.reads(t))
+        unknown = [t.name for t in made if None in shapes.get(t.name, (None,))]
         return shapes | measure(self.proto(), input_shapes, unknown) if unknown else shapes
 
     def _infer(self, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, SymbolicShape]:
@@ -131,6 +130,10 @@ class Model:
     def outputs(self) -> dict[str, ValueInfoProto]:
         """The interface's outputs, as declared in the file."""
         return {info.name: info for info in self.header.graph.output}
+
+    def reads(self, tensor: gs.Tensor) -> bool:
+        """Whether anything reads a tensor: a node, or the caller."""
+        return bool(tensor.outputs) or tensor.name in self.outputs
 
     def copy(self) -> Model:
         """A copy whose nodes may be changed; weights are shared until they are replaced."""

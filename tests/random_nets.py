@@ -220,11 +220,16 @@ def random_net(choose: Choose, steps: int = 8, dtype: type = np.float32) -> Mode
     outputs = [build.head(made[-1])]
     if choose(3) == 0:
         outputs.append(build.head(made[choose(len(made))]))
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return finished(build, outputs)
+
+
+def finished(build: Builder, outputs: list[str], shape: tuple[int | str, ...] = ()) -> ModelProto:
+    """The model a builder has built over the input ``x``: an image of 3 channels unless told otherwise."""
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(build.dtype))
     graph = helper.make_graph(
         build.nodes,
         "random",
-        [helper.make_tensor_value_info("x", element, [batch, 3, 6, 6])],
+        [helper.make_tensor_value_info("x", element, shape or (build.batch, 3, 6, 6))],
         [helper.make_tensor_value_info(name, element, None) for name in outputs],
         build.weights,
     )
@@ -243,12 +248,4 @@ def random_perceptron(choose: Choose, dtype: type = np.float64) -> ModelProto:
         down = build.op("Gemm", both, build.weight(width, hidden), transB=1)
         name = build.op("Add", name, down) if choose(2) else build.op("Gemm", down, build.weight(width, width))
     name = build.op("Gemm", name, build.weight(width, 3))
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    graph = helper.make_graph(
-        build.nodes,
-        "perceptron",
-        [helper.make_tensor_value_info("x", element, [4, 5])],
-        [helper.make_tensor_value_info(name, element, None)],
-        build.weights,
-    )
-    return typed(graph)
+    return finished(build, [name], (4, 5))

@@ -1,0 +1,1 @@
+"""What graphprune's speed is measured with."""
