@@ -19,7 +19,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["api"],
-    ["tables"],
+    ["html", "tables"],
     ["plan", "report"],
     ["runtime"],
     ["compile", "pipeline"],

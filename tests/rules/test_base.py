@@ -1,0 +1,94 @@
+"""The vocabulary that rules are written in."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from graphprune.rules.base import Call, Dim, Operand, Pin, contraction, cover, normal_axis, runs, set_ints, tie, tie_all
+
+
+def operand(name: str, *shape: int, values: np.ndarray | None = None) -> Operand:
+    return Operand(name, shape, gs.Constant(name, values) if values is not None else None)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "found"),
+    [
+        ((1, 6, 8, 8), (1, 384), [([1, 2, 3], [1])]),
+        ((2, 6, 8, 8), (2, 384), [([0], [0]), ([1, 2, 3], [1])]),
+        ((2, 12), (2, 3, 4), [([0], [0]), ([1], [1, 2])]),
+        ((2, 6), (3, 4), [([0, 1], [0, 1])]),
+        ((2, 3, 4), (6, 4), [([0, 1], [0]), ([2], [1])]),
+        ((1, 1), (1,), []),
+        ((4, 1, 5), (1, 4, 5), [([0], [1]), ([2], [2])]),
+        ((8, 3, 5), (2, 4, 15), [([0], [0, 1]), ([1, 2], [2])]),
+    ],
+)
+def test_runs(a: tuple[int, ...], b: tuple[int, ...], found: list[tuple[list[int], list[int]]]) -> None:
+    assert list(runs(a, b)) == found
+
+
+def test_ties_pair_all_positions_unless_told_otherwise() -> None:
+    made = tie(operand("a", 2, 3), 1, operand("b", 3), 0)
+    assert (made.a, made.b) == (Dim("a", 1), Dim("b", 0))
+    assert made.at_a.tolist() == made.at_b.tolist() == [0, 1, 2]
+    with pytest.raises(AssertionError, match="do not pair up"):
+        tie(operand("a", 2, 3), 1, operand("b", 2), 0)
+
+
+def test_tie_all_leaves_out_axes_of_other_sizes() -> None:
+    assert [t.a.axis for t in tie_all(operand("a", 2, 3, 4), operand("b", 2, 5, 4))] == [0, 2]
+
+
+def test_cover_ties_positions_to_themselves() -> None:
+    made = cover(operand("a", 5), 0, np.array([1, 4]))
+    assert made.a == made.b == Dim("a", 0)
+    assert made.at_a.tolist() == made.at_b.tolist() == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("values", "pinned"), [(np.ones((3, 2), np.float32), False), (np.ones((3, 2), np.int64), True), (None, True)]
+)
+def test_a_sum_needs_a_weight_that_zeroing_silences(values: np.ndarray | None, pinned: bool) -> None:
+    said = list(contraction(operand("a", 5, 3), 1, operand("b", 3, 2, values=values), 0))
+    assert all(isinstance(s, Pin) for s in said) == pinned
+    assert len(said) == (2 if pinned else 1)
+
+
+@pytest.mark.parametrize(("axis", "rank", "found"), [(1, 4, 1), (-1, 4, 3), (-4, 4, 0), (0, 0, 0)])
+def test_axes_count_from_the_front(axis: int, rank: int, found: int) -> None:
+    assert normal_axis(axis, rank) == found
+
+
+def call(attrs: dict[str, object], *inputs: Operand | None) -> Call:
+    return Call("Op", "op", inputs, (operand("y", 1),), attrs, 17)
+
+
+def test_integers_come_from_an_attribute_or_an_input() -> None:
+    given = operand("k", 2, values=np.array([3, 4]))
+    assert call({"axes": [1, 2]}, None, given).ints("axes", 1) == [1, 2]
+    assert call({"axes": 1}).ints("axes", 1) == [1]
+    assert call({}, None, given).ints("axes", 1) == [3, 4]
+    assert call({}, None, operand("k", 2)).ints("axes", 1) is None
+    assert call({}, None, None).ints("axes", 1) is None
+    assert call({}).ints("axes", 1) is None
+
+
+def test_integers_are_put_back_where_they_were() -> None:
+    y = gs.Variable("y")
+    by_attribute = gs.Node("Op", attrs={"axes": [1]}, outputs=[y])
+    set_ints(by_attribute, "axes", 1, [2, 3])
+    assert by_attribute.attrs["axes"] == [2, 3]
+
+    shared = gs.Constant("k", np.array([1], np.int32))
+    by_input = gs.Node("Op", inputs=[gs.Variable("x"), shared], outputs=[gs.Variable("z")])
+    set_ints(by_input, "axes", 1, [5])
+    assert by_input.inputs[1].values.tolist() == [5]
+    assert by_input.inputs[1].values.dtype == np.int32
+    assert shared.values.tolist() == [1], "other nodes may read it"
+
+    without = gs.Node("Op", inputs=[gs.Variable("v")], outputs=[gs.Variable("w")])
+    set_ints(without, "axes", 1, [7])
+    assert without.inputs[1].values.dtype == np.int64
