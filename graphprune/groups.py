@@ -122,7 +122,7 @@ def analyse(model: Model, rules: Mapping[str, Rule] = RULES) -> Dependencies:
     graph = couple(model, rules)
     dims = list(graph.nodes)
     sizes = np.array([graph.nodes[d]["size"] for d in dims], np.int64)
-    start = dict(zip(dims, np.r_[0, np.cumsum(sizes)[:-1]].tolist(), strict=True))
+    start = dict(zip(dims, (np.cumsum(sizes) - sizes).tolist(), strict=True))
     unit = _connect(int(sizes.sum()), start, (data["tie"] for *_, data in graph.edges(data=True)))
 
     # The first pin met on a unit is the one reported; interface pins come first, being the ones users recognise.

@@ -15,6 +15,10 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.logger import G_LOGGER
+
+# Its warnings are about what this module takes care of.
+G_LOGGER.severity = G_LOGGER.ERROR
 
 # graphsurgeon cannot carry these attribute kinds (nor empty lists); they travel beside it, untouched.
 _CARRIED = {AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING, AttributeProto.TENSOR}

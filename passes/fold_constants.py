@@ -42,6 +42,8 @@ class FoldConstants:
             if t.name and (t.name in outputs or any(id(reader) not in ids for reader in t.outputs))
         ]
         values = _run(model, foldable, results)
+        if values is None:
+            return state
         read = {t.name: t for n in foldable for t in n.inputs if isinstance(t, gs.Constant)}
         size = sum(v.nbytes for v in values)
         if size > (1 << 20) + self.growth * sum(t.values.nbytes for t in read.values()):
@@ -65,9 +67,13 @@ def _foldable(model: Model) -> list[gs.Node]:
     return found
 
 
-def _run(model: Model, nodes: list[gs.Node], results: list[gs.Tensor]) -> list[np.ndarray]:
+def _run(model: Model, nodes: list[gs.Node], results: list[gs.Tensor]) -> list[np.ndarray] | None:
+    """The values of ``results``; ``None`` where onnxruntime does not know an operator, type or opset they need."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     proto = model.fragment(nodes, results)
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(value) for value in session.run([t.name for t in results], {})]
+    try:
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return [np.asarray(value) for value in session.run([t.name for t in results], {})]
+    except Exception:  # onnxruntime raises a class per status code, none of them public
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from graphprune import verify
@@ -43,6 +44,18 @@ def test_a_missing_output_is_no_agreement() -> None:
 def test_nan_on_both_sides_proves_nothing() -> None:
     nan = np.full(3, np.nan, np.float32)
     assert not compare({"y": nan}, {"y": nan}, 1e-5).holds
+
+
+def test_infinities_may_agree() -> None:
+    masked = np.array([1.0, -np.inf, 4.0], np.float32)
+    assert compare({"y": masked}, {"y": masked}, 1e-5).error == 0
+    assert compare({"y": -masked}, {"y": masked}, 1e-5).error == float("inf")
+
+
+def test_sequence_inputs_cannot_be_made_up() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> net (seq(float[2]) x, int64 k) => (float[2] y) { y = SequenceAt(x, k) }'
+    with pytest.raises(InvalidModelError, match="'x' is a sequence"):
+        seeded_inputs(load(onnx.parser.parse_model(text)))
 
 
 def test_silence_is_reported() -> None:
