@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from onnx import ModelProto
 
+from graphprune import html
 from graphprune import plan as plans
 from graphprune.cost import CostModel
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
@@ -193,8 +194,8 @@ def compile(
 ) -> Result:
     """Prune, compile for every target, and write one folder with all that came of it.
 
-    The folder holds ``model.onnx``, ``plan.json``, ``report.json`` and a sub-folder per target; it appears whole or not
-    at all.
+    The folder holds ``model.onnx``, ``plan.json``, ``report.json``, ``report.html`` and a sub-folder per target; it
+    appears whole or not at all.
 
     Args:
         source: as for ``prune``.
@@ -245,6 +246,7 @@ def compile(
         latency = interleave(calls, seconds=timing_seconds) if timing_seconds else {}
         report = msgspec.structs.replace(result.report, targets=reports, latency=latency)
         (beside / "report.json").write_bytes(to_json(report))
+        (beside / "report.html").write_text(html.render(report), "utf-8")
     return replace(result, report=report)
 
 

@@ -138,6 +138,9 @@ def prune(
     input_shape: InputShape = [],  # noqa: B006
     dim_param: DimParam = [],  # noqa: B006
     seed: Seed = 0,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Also write the report as a page to read.", metavar="FILE.html")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and prove, but write nothing.")] = False,
     force: Force = False,
     json: Json = False,
@@ -148,14 +151,15 @@ def prune(
 
     Example: graphprune prune model.onnx --target-macs 50% -o small.onnx
     """
-    from graphprune import api, report, tables
-    from graphprune.output import claim_file
+    from graphprune import api, html, report, tables
+    from graphprune.output import claim_file, new_files
 
     output = output or model.with_suffix(".pruned.onnx")
-    plan_file = api.plan_path(output)
-    if not dry_run:
-        claim_file(output, force, model)
-        claim_file(plan_file, force, model)
+    files = [output, api.plan_path(output), *([report_file] if report_file else [])]
+    if len({file.resolve() for file in files}) < len(files):
+        raise UsageError(f"{report_file} is to hold the report and something else", "give --report another file")
+    for file in files if not dry_run else []:
+        claim_file(file, force, model)
     with _progress(quiet or json, verbose) as announce:
         result = api.prune(
             model,
@@ -169,12 +173,15 @@ def prune(
         )
         if not dry_run:
             result.save(output)
+            if report_file:
+                with new_files(report_file) as folder:
+                    (folder / report_file.name).write_text(html.render(result.report), "utf-8")
     if json:
         _print_json(report.to_json(result.report))
     elif not quiet:
         out.print(tables.summary(result.report, {}))
         _advise(result.report)
-        out.print("nothing written (--dry-run)" if dry_run else f"wrote {output} and {plan_file}")
+        out.print("nothing written (--dry-run)" if dry_run else f"wrote {', '.join(map(str, files))}")
 
 
 @app.command()
