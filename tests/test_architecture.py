@@ -37,7 +37,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # What a pass may build on: everything below the pipeline.
 OPEN_TO_PASSES = {name for layer in LAYERS[RANK["pipeline"] + 1 :] for name in layer}
 # The one module that may import a package, for those that belong in one place.
-HOMES = {"tvm": "compile", "networkx": "groups", "typer": "cli"}
+HOMES = {"jinja2": "html", "tvm": "compile", "networkx": "groups", "typer": "cli"}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:

@@ -60,6 +60,19 @@ def test_prune_writes_a_smaller_file_and_its_plan(run, tmp_path):
     assert shapes == {"w1": [8, 3, 1, 1], "w2": [4, 8, 1, 1]}
 
 
+def test_prune_writes_the_report_as_a_page_when_asked(run, tmp_path):
+    model = small(tmp_path / "m.onnx", CONVS)
+    code, out, _ = run("prune", model, "--ratio", "50%", "-o", "s.onnx", "--report", "r.html")
+    assert code == 0
+    assert "s.onnx, s.plan.json, r.html" in " ".join(out.split())
+    assert "<h1>m</h1>" in Path("r.html").read_text("utf-8")
+    assert listing(tmp_path) == ["m.onnx", "r.html", "s.onnx", "s.plan.json"]
+    assert run("prune", model, "-o", "t.onnx", "--report", "r.html")[0] == 7
+    assert run("prune", model, "-o", "t.onnx", "--report", "t.onnx")[0] == 2
+    assert run("prune", model, "-o", "t.onnx", "--report", "t.html", "--dry-run")[0] == 0
+    assert listing(tmp_path) == ["m.onnx", "r.html", "s.onnx", "s.plan.json"]
+
+
 def test_plan_replays_to_the_same_bytes(run, tmp_path):
     model = small(tmp_path / "m.onnx", CONVS)
     assert run("prune", model, "--target-params", "60%", "-o", "a.onnx")[0] == 0
@@ -248,6 +261,7 @@ def test_compile_ends_with_a_folder_that_runs(run, tmp_path):
     folder = tmp_path / "m.graphprune"
     report = json.loads((folder / "report.json").read_bytes())
     assert report == json.loads(out)
+    assert f"{report['after']['macs']:,}" in (folder / "report.html").read_text("utf-8")
     assert report["kept"]["macs"] <= 0.5
     assert max(s["error"] for s in report["steps"] if s["law"]) <= 1e-5
     assert report["targets"][0]["error"] <= 1e-4
