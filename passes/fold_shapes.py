@@ -72,8 +72,8 @@ class _Partial:
 class FoldShapes:
     """Partial evaluation of ``Shape`` and what is computed from it, with symbolic dimensions left symbolic.
 
-    Tensors that come out fully known become constants; the target of a Reshape is spelled out with 0 and -1 where that
-    says the same. What reads a shape element that stays symbolic is left as it is.
+    Tensors that come out fully known become constants; the target of a Reshape is spelled out with 0 and -1, and that
+    of a Resize as scales, where that says the same. What reads a shape element that stays symbolic is left as it is.
     """
 
     def __call__(self, state: State) -> State:
@@ -97,6 +97,8 @@ def _fold(model: Model) -> Model | None:
             continue
         if node.op == "Reshape" and isinstance(node.inputs[1], gs.Variable):
             changed |= _spell_out(node, partial.get(node.inputs[1].name), shapes, symbols)
+        if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Variable):
+            changed |= _scale_instead(node, partial.get(node.inputs[3].name), shapes, symbols)
         found = _evaluate(node, partial, shapes, symbols, model.opset)
         if found is None:
             continue
@@ -210,4 +212,29 @@ def _spell_out(
     if spelled.count(-1) > 1:
         return False
     node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:shape", np.array(spelled, np.int64))
+    return True
+
+
+def _scale_instead(
+    node: gs.Node, asked: _Partial | None, shapes: Mapping[str, SymbolicShape], symbols: Mapping[str, int]
+) -> bool:
+    """Give a Resize constant scales for its computed sizes, if all axes of unknown size keep it."""
+    source = shapes.get(node.inputs[0].name)
+    if asked is None or source is None or len(source) != asked.values.size or "axes" in node.attrs:
+        return False
+    if node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return False
+    scales = []
+    for size, wanted, origin in zip(source, asked.values.tolist(), asked.origin.tolist(), strict=True):
+        if isinstance(size, int) and origin == _KNOWN:
+            scale = np.float32(wanted) / np.float32(size)
+            if int(np.float32(size) * scale) != wanted:
+                return False  # rounding would make it another size
+            scales.append(scale)
+        elif isinstance(size, str) and symbols[size] == origin:
+            scales.append(np.float32(1))
+        else:
+            return False
+    constant = gs.Constant(f"{node.outputs[0].name}:scales", np.array(scales, np.float32))
+    node.inputs = [*list(node.inputs)[:2], constant]
     return True

@@ -98,6 +98,33 @@ def test_resize_to_twice_its_own_size() -> None:
     same(load(proto), after, (1, 3, 8, 8))
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("target", ["double", "fixed"])
+def test_resize_of_a_symbolic_batch(mode: str, target: str) -> None:
+    """The batch is read off the tensor itself and stays open; the sizes are constant scales all the same."""
+    sizes = {"double": "h = Slice(s, two, four)\nd = Mul(h, two)", "fixed": "d = Identity(given)"}[target]
+    body = (
+        f"t = Conv(x, a)\ns = Shape(t)\nb0 = Slice(s, zero, two)\n{sizes}\n"
+        f'k = Concat<axis=0>(b0, d)\nu = Resize<mode="{mode}">(t, , , k)\ny = Conv(u, b)'
+    )
+    constants = {"zero": ints(0), "two": ints(2), "four": ints(4), "given": ints(11, 13)}
+    used = {n: v for n, v in constants.items() if f"{n})" in body or f"{n}," in body}
+    proto = net(body, inputs=SYMBOLIC, **WEIGHTS, **used, b=(4, 6, 1, 1))
+    after = folded(proto)
+    assert [n.op for n in after.graph.nodes] == ["Conv", "Resize", "Conv"]
+    assert [brief(g) for g in analyse(after).groups] == ["6 a[0] b[1]"]
+    assert_law(after)
+    same(load(proto), after, (1, 3, 8, 8), (3, 3, 8, 8))
+
+
+def test_resize_to_sizes_that_stay_open_is_left() -> None:
+    body = "t = Conv(x, a)\ns = Shape(t)\nk = Mul(s, f)\nu = Resize(t, , , k)\ny = Conv(u, b)"
+    proto = net(body, inputs="float[N,3,H,8] x", **WEIGHTS, f=ints(1, 1, 2, 2), b=(4, 6, 1, 1))
+    after = folded(proto)
+    assert [n.op for n in after.graph.nodes] == ["Conv", "Shape", "Mul", "Resize", "Conv"]
+    same(load(proto), after, (1, 3, 8, 8), (2, 3, 5, 8))
+
+
 def test_partial_evaluation_through_an_elementwise_operator() -> None:
     """Only the elements made of known ones are known."""
     body = "s = Shape(x)\nd = Mul(s, two)\nc = Gather(d, i)\nf = Cast<to=1>(c)\ny = Mul(x, f)"
