@@ -53,7 +53,8 @@ def test_infinities_may_agree() -> None:
 
 
 def test_sequence_inputs_cannot_be_made_up() -> None:
-    text = '<ir_version: 8, opset_import: ["" : 17]> net (seq(float[2]) x, int64 k) => (float[2] y) { y = SequenceAt(x, k) }'
+    body = "net (seq(float[2]) x, int64 k) => (float[2] y) { y = SequenceAt(x, k) }"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> {body}'
     with pytest.raises(InvalidModelError, match="'x' is a sequence"):
         seeded_inputs(load(onnx.parser.parse_model(text)))
 
