@@ -63,19 +63,24 @@ def _split_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     set_ints(node, "split", 1, [len(kept(y, _split_axis(call))) for y in call.outputs if y is not None])
 
 
+def _sliced_axes(call: Call) -> list[int] | None:
+    """The axes a Slice has bounds for, counted from the front; ``None`` where they are computed at run time."""
+    axes = call.ints("axes", 3)
+    if axes is None:
+        if call.input(3) is not None:
+            return None
+        starts = call.input(1)
+        axes = list(range(len(call.attrs["starts"]) if starts is None else starts.shape[0]))
+    return [normal_axis(axis, call.x.rank) for axis in axes]
+
+
 def _slices(call: Call) -> dict[int, tuple[int, int]] | None:
-    """Axis → (start, step) of a Slice, counted from the front; ``None`` where they are computed at run time."""
-    starts, ends = call.ints("starts", 1), call.ints("ends", 2)
-    if starts is None or ends is None:
+    """Axis → (start, step) of a Slice; ``None`` where they are computed at run time."""
+    axes, starts, ends, steps = _sliced_axes(call), call.ints("starts", 1), call.ints("ends", 2), call.ints("steps", 4)
+    if axes is None or starts is None or ends is None or (steps is None and call.input(4) is not None):
         return None
-    axes, steps = call.ints("axes", 3), call.ints("steps", 4)
-    if (axes is None and call.input(3) is not None) or (steps is None and call.input(4) is not None):
-        return None
-    axes = list(range(len(starts))) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
     found = {}
-    for axis, start, step in zip(axes, starts, steps, strict=True):
-        axis = normal_axis(axis, call.x.rank)
+    for axis, start, step in zip(axes, starts, steps or [1] * len(starts), strict=True):
         size = call.x.shape[axis]
         start = start + size if start < 0 else start
         found[axis] = (min(max(start, 0), size if step > 0 else size - 1), step)
@@ -83,13 +88,17 @@ def _slices(call: Call) -> dict[int, tuple[int, int]] | None:
 
 
 def _slice_ties(call: Call) -> Ties:
-    if (slices := _slices(call)) is None:
+    axes, slices = _sliced_axes(call), _slices(call)
+    if axes is None:
         return
     for axis in range(call.x.rank):
-        start, step = slices.get(axis, (0, 1))
-        if step == 1:
+        if axis not in axes:
+            yield tie(call.x, axis, call.y, axis)
+        elif slices is None:
+            yield Pin(call.x.dim(axis), "sliced by bounds computed at run time")
+        elif (step := slices[axis][1]) == 1:
             own = np.arange(call.y.shape[axis])
-            yield tie(call.y, axis, call.x, axis, own, start + own)
+            yield tie(call.y, axis, call.x, axis, own, slices[axis][0] + own)
         else:
             yield Pin(call.x.dim(axis), f"sliced with step {step}")
 
@@ -97,9 +106,8 @@ def _slice_ties(call: Call) -> Ties:
 def _slice_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     """Move the bounds of the axes that were cut; the others may be symbolic and keep theirs."""
     slices, starts, ends = _slices(call), call.ints("starts", 1), call.ints("ends", 2)
-    assert slices is not None
-    assert starts is not None
-    assert ends is not None
+    if slices is None or starts is None or ends is None:
+        return  # computed bounds are of axes that stay
     for k, (axis, (start, _)) in enumerate(slices.items()):
         left = kept(call.x, axis)
         if len(left) != call.x.shape[axis]:

@@ -177,6 +177,23 @@ SLICE = [
         k=ints(2),
     ),
     between(
+        "Slice of another axis by computed bounds",
+        "n = Shape(x)\nh = Slice(n, s, e)\nu = Slice(t, z, h, s)",
+        inputs="float[1,3,H,8] x",
+        s=ints(2),
+        e=ints(3),
+        z=ints(1),
+    ),
+    between(
+        "Slice of the channels by computed bounds stays",
+        "n = Shape(x)\nh = Slice(n, s, e)\nu = Slice(t, z, h, s)",
+        pinned=True,
+        s=ints(1),
+        e=ints(2),
+        z=ints(1),
+        b=(4, 2, 1, 1),
+    ),
+    between(
         "Slice of two halves that are multiplied",
         "p = Slice(t, s, m, k)\nq = Slice(t, m, e, k)\nu = Mul(p, q)",
         "3 a[0]*2 c[0]*2 b[1]",
