@@ -260,7 +260,31 @@ def _pad(inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.nn.pad(inputs[0], [w for i in range(rank) for w in (widths[i], widths[rank + i])], "constant", fill)
 
 
-_TRANSLATIONS = {"Clip": _clip, "Pad": _pad}
+def _conv1d(inputs: Any, attrs: dict[str, Any]) -> Any:
+    """A 1-d convolution with known weights as a 2-d one of height 1; None for any other convolution."""
+    x, weight, bias = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
+    known = all(i is None or isinstance(i, tvm.ir.GenericConst) for i in (weight, bias))
+    if len(x.ty.shape.values) != 3 or not known or attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return None
+    batch, channels, width = (int(d) for d in x.ty.shape.values)
+    filters = weight.value.numpy()[:, :, None]
+    pads = attrs.get("pads", (0, 0)) if attrs.get("auto_pad", b"NOTSET") == b"NOTSET" else (0, 0)
+    stride, dilation = attrs.get("strides", (1,))[0], attrs.get("dilations", (1,))[0]
+    out = (width + sum(pads) - dilation * (filters.shape[3] - 1) - 1) // stride + 1
+    value = relax.op.nn.conv2d(
+        relax.op.reshape(x, (batch, channels, 1, width)),
+        relax.const(np.ascontiguousarray(filters)),
+        strides=(1, stride),
+        padding=(0, pads[0], 0, pads[1]),
+        dilation=(1, dilation),
+        groups=attrs.get("group", 1),
+    )
+    if bias is not None:
+        value = relax.op.add(value, relax.const(bias.value.numpy().reshape(1, -1, 1, 1)))
+    return relax.op.reshape(value, (batch, filters.shape[0], out))
+
+
+_TRANSLATIONS = {"Clip": _clip, "Conv": _conv1d, "Pad": _pad}
 
 
 def _explicit_padding(inputs: Any, attrs: dict[str, Any]) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
 
 from graphprune.compile.kernels.conv import Conv, conv_kernel, pack_weights
 from graphprune.compile.kernels.epilogue import Epilogue
 from graphprune.compile.kernels.matmul import Matmul, matmul_kernel, pack_bias, pack_panels
 from graphprune.compile.kernels.padding import Window
+from graphprune.compile.kernels.rows import concat_kernel, reduce_kernel, softmax_kernel
 from graphprune.compile.kernels.window import Windowed, average_weights, window_kernel
 from graphprune.compile.targets import Target
 
@@ -92,12 +93,20 @@ class _Rewriter(relax.PyExprMutator):
             return
         kernel = self.chosen.get(binding.var)
         if kernel is not None:
-            function = kernel.function.with_attrs({OURS: True, "op_pattern": _OPAQUE})
+            function = _rooted(kernel.function).with_attrs({OURS: True, "op_pattern": _OPAQUE})
             variable = self.builder_.add_func(function, kernel.name)
             arguments = [self.visit_expr(a) for a in kernel.arguments]
             call = relax.call_tir(variable, relax.Tuple(arguments), out_ty=binding.var.ty)
             binding = relax.VarBinding(binding.var, self.builder_.normalize(call))
         super().visit_var_binding_(binding)
+
+
+def _rooted(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """`function` with its body in a root block, which Relax's passes look for and the builder leaves out if empty."""
+    if isinstance(function.body, s_tir.SBlockRealize):
+        return function
+    block = s_tir.SBlock([], [], [], "root", function.body)
+    return function.with_body(s_tir.SBlockRealize([], True, block))
 
 
 class _Graph:
@@ -296,11 +305,15 @@ def _matmul(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
         op = Matmul(1, rows, columns, depth, a_shape, None, out, chain.epilogue)
         matrix = constant.reshape(depth, columns) * chain.scale
         return chain, _product("matmul", op, a, matrix, chain, target)
-    if a_shape[:-2] != b_shape[:-2]:
+    if int(np.prod(b_shape[:-2])) == 1:  # one b for all: the leading axes of a are rows
+        rows, batch = int(np.prod(a_shape[:-1])), 1
+    elif a_shape[:-2] == b_shape[:-2]:
+        batch = int(np.prod(a_shape[:-2]))
+    else:
         return None
     if np.any(chain.scale != 1):  # a dynamic b cannot take the scale in
         chain = _Chain(variable, variable, -1, np.ones(columns), np.zeros(columns), taken=[variable])
-    op = Matmul(int(np.prod(a_shape[:-2])), rows, columns, depth, a_shape, b_shape, out, chain.epilogue)
+    op = Matmul(batch, rows, columns, depth, a_shape, b_shape, out, chain.epilogue)
     return chain, _product("matmul", op, a, b, chain, target)
 
 
@@ -313,10 +326,39 @@ def _pool(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     average = call.op.name == "relax.nn.avg_pool2d"
     if average and attrs.ceil_mode:
         return None  # how windows beyond the padding count is a matter of version
-    chain = _Chain(variable, variable, 1, np.empty(0), np.empty(0), taken=[variable])
+    chain = _single(variable)
     op = Windowed("average" if average else "max", out[0], out[1], 1, window, Epilogue())
     scale = [relax.const(average_weights(window, bool(attrs.count_include_pad)))] if average else []
     return chain, _Kernel("pool", window_kernel(op, target), [call.args[0], *scale])
+
+
+def _single(variable: Any) -> _Chain:
+    """An operator that takes nothing along."""
+    return _Chain(variable, variable, 1, np.empty(0), np.empty(0), taken=[variable])
+
+
+def _reduce(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+    shape, out = _shape(call.args[0]), _shape(call)
+    axes = range(len(shape)) if call.attrs.axis is None else sorted(int(a) % len(shape) for a in call.attrs.axis)
+    if not axes or list(axes) != list(range(axes[0], len(shape))):
+        return None  # only the trailing axes are consecutive values
+    mode: Any = call.op.name.removeprefix("relax.")
+    return _single(variable), _Kernel(mode, reduce_kernel(mode, shape, out, target), [call.args[0]])
+
+
+def _softmax(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+    shape = _shape(call)
+    if int(call.attrs.axis) % len(shape) != len(shape) - 1:
+        return None
+    return _single(variable), _Kernel("softmax", softmax_kernel(shape, target), [call.args[0]])
+
+
+def _concat(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+    if not isinstance(call.args[0], relax.Tuple) or not all(_float32(a) for a in call.args[0].fields):
+        return None
+    arrays = list(call.args[0].fields)
+    axis = int(call.attrs.axis or 0) % len(_shape(call))
+    return _single(variable), _Kernel("concat", concat_kernel([_shape(a) for a in arrays], axis), arrays)
 
 
 _RULES: dict[str, Callable[[_Graph, Any, Any, Target], _Found]] = {
@@ -324,4 +366,9 @@ _RULES: dict[str, Callable[[_Graph, Any, Any, Target], _Found]] = {
     "relax.matmul": _matmul,
     "relax.nn.max_pool2d": _pool,
     "relax.nn.avg_pool2d": _pool,
+    "relax.mean": _reduce,
+    "relax.sum": _reduce,
+    "relax.max": _reduce,
+    "relax.nn.softmax": _softmax,
+    "relax.concat": _concat,
 }

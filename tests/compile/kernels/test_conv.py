@@ -99,6 +99,17 @@ def test_a_sum_of_two_convolutions_is_added_once(tmp_path: Path) -> None:
     assert kinds(check(proto, tmp_path)) == {"ours": 2}
 
 
+def test_one_dimension(tmp_path: Path) -> None:
+    proto = model(
+        """g (float[2,6,21] x) => (float[2,4,10] y) {
+            y = Conv <strides = [2], pads = [1, 2], dilations = [2]> (x, w, b)
+        }""",
+        w=(4, 6, 3),
+        b=(4,),
+    )
+    assert kinds(check(proto, tmp_path))["ours"] == 1  # next to views, which cost a copy at most
+
+
 def test_a_value_read_twice_is_not_fused_away(tmp_path: Path) -> None:
     proto = model(
         """g (float[1,4,8,8] x) => (float[1,4,8,8] y, float[1,4,8,8] c) {
