@@ -467,15 +467,14 @@ def test_external_data_stays_external(outside: Path, small: ModelProto, tmp_path
     assert model.external
     assert_law(model)
     save(model, tmp_path / "out.onnx")
-    assert sorted(p.name for p in tmp_path.glob("out*")) == ["out.onnx", "out.onnx.data"] or not any(
-        t.data_location for t in onnx.load(tmp_path / "out.onnx", load_external_data=False).graph.initializer
-    )
     runs_equal(small, onnx.load(tmp_path / "out.onnx"))
 
 
 def test_large_external_data_is_written_beside(tmp_path: Path) -> None:
     proto = net("y = MatMul(x, a)", inputs="float[5,64] x", a=(64, 32))
-    save(load(written_outside(proto, tmp_path / "in.onnx")), tmp_path / "out.onnx")
+    model = load(written_outside(proto, tmp_path / "in.onnx"))
+    save(model, tmp_path / "first.onnx")
+    save(model, tmp_path / "out.onnx")  # saving takes nothing away
     assert (tmp_path / "out.onnx.data").stat().st_size == 64 * 32 * 4
     hollow = onnx.load(tmp_path / "out.onnx", load_external_data=False).graph.initializer[0]
     assert {e.key: e.value for e in hollow.external_data}["location"] == "out.onnx.data"

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
+from onnx import numpy_helper, parser
 
 from graphprune import pipeline
 from graphprune.errors import GraphpruneError, UsageError, VerificationError
@@ -223,3 +224,29 @@ def test_seeds_change_the_inputs_and_nothing_else(state: State) -> None:
     steps = parse("magnitude, uniform, cut")
     first, second = (run(state, steps, seed=s)[0].model for s in (0, 1))
     assert first.proto() == second.proto()
+
+
+CAPTURING = """<ir_version: 8, opset_import: ["": 17]>
+g (float[1,3,8,8] x, bool[1] p) => (float[1,4,8,8] y) {
+  t = Conv(x, a)
+  u = Conv(t, b)
+  k = Add(one, one)
+  i = Identity(u)
+  y = If (p) <
+    then_branch = then () => (float[1,4,8,8] yes) { yes = Add(i, k) },
+    else_branch = other () => (float[1,4,8,8] no) { no = Mul(i, k) }
+  >
+}"""
+
+
+def test_bodies_still_find_what_they_capture() -> None:
+    """Passes fold, bypass and cut around an If whose bodies read values by name."""
+    rng = np.random.default_rng(0)
+    proto = parser.parse_model(CAPTURING)
+    for name, shape in {"a": (6, 3, 1, 1), "b": (4, 6, 1, 1), "one": (1,)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    text = PRESETS["magnitude"].format(choice="uniform(ratio=0.5)", seed=0)
+    after, records = run(State(load(proto)), parse(text))
+    assert [n.op for n in after.model.graph.nodes] == ["Conv", "Conv", "Identity", "If"]
+    assert tuple(after.model.constants["a"].shape) == (3, 3, 1, 1)
+    assert all(r.agreement is None or r.agreement.holds for r in records)

@@ -11,6 +11,7 @@ from hypothesis import given, target
 from hypothesis import strategies as st
 from onnx import ModelProto
 
+from graphprune.budget import weakest, widths
 from graphprune.cost import CostModel
 from graphprune.cut import cut, gone
 from graphprune.groups import analyse
@@ -55,6 +56,16 @@ def test_any_subset_of_units_may_go(proto: ModelProto, seed: int) -> None:
     foreseen = CostModel(model, groups).at({name: len(units) for name, units in drop.items()})
     actual = CostModel(small).at()
     assert (foreseen.parameters, foreseen.macs) == (actual.parameters, actual.macs)
+
+
+@given(nets(), st.sampled_from([2, 3, 4]), st.sampled_from([0.3, 0.6, 0.9]))
+def test_every_cut_axis_is_a_multiple(proto: ModelProto, multiple: int, ratio: float) -> None:
+    dependencies = analyse(load(proto))
+    legal = widths(dependencies, dependencies.groups, multiple)
+    kept = {g.name: legal[g.name].at_least(round(g.size * (1 - ratio))) for g in dependencies.groups}
+    drop = weakest({g.name: np.arange(g.size) for g in dependencies.groups}, kept)
+    for dim, mask in gone(dependencies.groups, drop).items():
+        assert int((~mask).sum()) % multiple == 0, str(dim)
 
 
 @given(nets(np.float16), SEEDS)
