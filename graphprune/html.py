@@ -94,11 +94,12 @@ def _lead(report: Report) -> str:
         f"{_share(kept.macs)} of the multiply-accumulates, {_share(kept.parameters)} of the parameters "
         f"and {_share(weights)} of the size"
     )
-    error = report.law_error
-    if error is None:
+    errors = [e for s in report.steps if s.law for e in (s.error, s.layers_error) if e is not None]
+    if not errors:
         parts = [f"Nothing was removed; rewriting kept {figures}"]
     else:
-        parts = [f"Pruned to {figures}", f"the cut equals zeroing to {_power(error)} of the largest output"]
+        error = f"to {_power(max(errors))} of a tensor’s largest value" if any(errors) else "exactly"
+        parts = [f"Pruned to {figures}", f"the cut equals zeroing {error}"]
     if len(report.latency) > 1:
         baseline, *others = report.latency
         ratios = _and(f"×{report.latency[name].ratio:.2f} ({name})" for name in others)

@@ -205,6 +205,20 @@ def test_without_cut_latency_targets_or_steps(report):
     assert "latency is" not in page.text
 
 
+@pytest.mark.parametrize(
+    ("outputs", "inner", "said"),
+    [
+        (0.0, 8.1e-7, "to 8.1 × 10⁻⁷ of a tensor’s largest value"),
+        (3e-7, None, "to 3.0 × 10⁻⁷ of a tensor’s largest value"),
+        (0.0, 0.0, "exactly"),
+    ],
+)
+def test_the_lead_gives_the_largest_error_of_the_law(outputs, inner, said):
+    steps = [StepReport("cut", 0.1, 5, outputs, 1e-5, True, inner)]
+    page = Page(html.render(msgspec.structs.replace(EMPTY, steps=steps)))
+    assert f"the cut equals zeroing {said}." in page.text
+
+
 def test_a_change_on_purpose_is_measured_not_bounded():
     steps = [StepReport("calibrate", 1.0, 5, 0.25, None)]
     page = Page(html.render(msgspec.structs.replace(EMPTY, steps=steps)))
