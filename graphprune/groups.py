@@ -84,7 +84,7 @@ class Dependencies:
 
 def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
     """Every node of the main graph with its view for rules; ``None`` where a shape is not fully known."""
-    constants, shapes = model.constants, model.shapes
+    constants, shapes, opset = model.constants, model.shapes, model.opset
 
     def known(tensor: gs.Tensor) -> bool:
         return None not in shapes.get(tensor.name, (None,))
@@ -99,7 +99,7 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
             yield node, None
             continue
         inputs, outputs = tuple(map(operand, node.inputs)), tuple(map(operand, node.outputs))
-        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, model.opset)
+        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset)
 
 
 def rule_of(node: gs.Node, rules: Mapping[str, Rule] = RULES) -> Rule | None:
