@@ -115,9 +115,9 @@ def _proofs(report: Report) -> Iterator[Proof]:
             report.law_error,
             max((s.tolerance for s in laws if s.tolerance is not None), default=None),
         )
-    inner = [s.layers_error for s in laws if s.layers_error is not None]
+    inner = [(s.layers_error, s.layers_tolerance) for s in laws if s.layers_error is not None]
     if inner:
-        yield Proof("the same, at the worst inner tensor", max(inner), None)
+        yield Proof("the same, at the worst inner tensor", *max(inner))
     bounds = [s.tolerance for s in report.steps if not s.law and s.tolerance is not None]
     if bounds:
         yield Proof("all other rewriting passes, at the outputs", report.rewrite_error, max(bounds))

@@ -41,6 +41,7 @@ class StepReport(msgspec.Struct, frozen=True):
     tolerance: float | None = None
     law: bool = False
     layers_error: float | None = None
+    layers_tolerance: float | None = None
 
 
 class GroupReport(msgspec.Struct, frozen=True):
@@ -174,6 +175,7 @@ def _step(record: Record) -> StepReport:
         proof.rtol if proof and math.isfinite(proof.rtol) else None,
         bool(record.cut),
         record.layers.error if record.layers else None,
+        record.layers.rtol if record.layers else None,
     )
 
 

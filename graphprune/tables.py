@@ -24,7 +24,7 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
     law = next((s for s in report.steps if s.law), None)
     if law is not None:
         table.add_row("error, cut against zeroed", "", f"{law.error:.1e}", f"≤ {law.tolerance:.0e}")
-        table.add_row("the same, worst inner tensor", "", f"{law.layers_error:.1e}", "")
+        table.add_row("the same, worst inner tensor", "", f"{law.layers_error:.1e}", f"≤ {law.layers_tolerance:.0e}")
     for target in report.targets:
         label = f"error, {target.name} against onnxruntime"
         table.add_row(label, "", f"{target.error:.1e}", f"≤ {target.tolerance:.0e}")
