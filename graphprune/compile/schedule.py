@@ -9,10 +9,15 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 
 
+_LIMIT = 1000  # characters of a printed statement; polynomials read their argument many times, so texts multiply
+
+
 def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """`function` with element-wise intermediates inlined into their readers."""
+    """`function` with element-wise intermediates inlined into their readers, while expressions stay small."""
     sch = s_tir.Schedule(function, debug_mask="none", error_render_level="fast")
     for block in sch.get_child_blocks(sch.get_sblock("root")):
+        if len(str(sch.get(block).body)) > _LIMIT:
+            continue
         try:
             sch.compute_inline(block)
         except s_tir.ScheduleError:  # a reduction, an output, or read by something that cannot take it in
