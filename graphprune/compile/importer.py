@@ -284,7 +284,22 @@ def _conv1d(inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.reshape(value, (batch, filters.shape[0], out))
 
 
-_TRANSLATIONS = {"Clip": _clip, "Conv": _conv1d, "Pad": _pad}
+def _gather(inputs: Any, attrs: dict[str, Any]) -> Any:
+    """Gather that clips its indices: one out of range gives some element; TVM alone would read beyond the array."""
+    data, indices = inputs
+    if not all(isinstance(i.ty, relax.TensorType) and isinstance(i.ty.shape, relax.ShapeExpr) for i in inputs):
+        return None
+    axis = attrs.get("axis", 0)
+    extent, dtype = int(data.ty.shape.values[axis]), str(indices.ty.dtype)
+    if isinstance(indices, tvm.ir.GenericConst):
+        indices = relax.const(indices.value.numpy() % extent, dtype)
+    else:
+        wrapped = relax.op.add(indices, relax.const(extent, dtype))
+        indices = relax.op.where(relax.op.less(indices, relax.const(0, dtype)), wrapped, indices)
+    return relax.op.take(data, indices, axis, mode="clip")
+
+
+_TRANSLATIONS = {"Clip": _clip, "Conv": _conv1d, "Gather": _gather, "Pad": _pad}
 
 
 def _explicit_padding(inputs: Any, attrs: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from tvm import s_tir, tirx
 
-
 _LIMIT = 1000  # characters of a printed statement; polynomials read their argument many times, so texts multiply
 
 

@@ -71,6 +71,14 @@ def test_integers_and_booleans_go_in_and_out(tmp_path: Path) -> None:
     assert [v.dtype for v in artefact.manifest.outputs] == ["float32", "int64", "bool"]
 
 
+def test_an_index_out_of_range_reads_no_foreign_memory(tmp_path: Path) -> None:
+    proto = model("g (int64[4] i) => (float[4,3] y) { y = Gather (table, i) }", table=(5, 3))
+    check(proto, tmp_path)
+    table = numpy_helper.to_array(proto.graph.initializer[0])
+    y = runtime.load(tmp_path)({"i": np.array([0, -1, 10**12, 4])})["y"]
+    np.testing.assert_array_equal(y, table[[0, 4, 4, 4]])
+
+
 def test_an_output_may_be_an_input_or_a_constant(tmp_path: Path) -> None:
     proto = model(
         "g (float[3] x) => (float[3] y, float[2] c, float[3] z) { y = Identity (x) c = Identity (k) z = Relu (x) }",
