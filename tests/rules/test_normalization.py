@@ -31,6 +31,12 @@ CASES = [
         opset=9,
         **BATCHNORM,
     ),
+    between(
+        "BatchNormalization without an epsilon: a silent variance would divide by zero",
+        "u = BatchNormalization<epsilon=0.0>(t, s, o, m, v)",
+        "6 a[0] c[0] s[0] o[0] m[0] v[0] b[1]",
+        **BATCHNORM,
+    ),
     case(
         "BatchNormalization of a matrix",
         "t = MatMul(x, a)\nu = BatchNormalization(t, s, o, m, v)\ny = MatMul(u, b)",
