@@ -22,13 +22,13 @@ from graphprune.groups import Dependencies
 from graphprune.latency import Timing, interleave
 from graphprune.model import Model, load, save
 from graphprune.output import claim_folder, new_files, new_folder
-from graphprune.pipeline import BEFORE, PRESETS, Record, Step, parse, run
+from graphprune.pipeline import BEFORE, CHOICES, DEFAULT_PRESET, PRESETS, Record, Step, parse, run
 from graphprune.plan import Plan
 from graphprune.report import Report, TargetReport, to_json
 from graphprune.report import build as build_report
 from graphprune.shapes import symbolic_axes
 from graphprune.state import State
-from graphprune.verify import COMPILED_RTOL, LAW_RTOL, Agreement, Runner, compare, rtol, seeded_inputs
+from graphprune.verify import COMPILED_RTOL, LAW_RTOL, Agreement, Arrays, Runner, compare, rtol, seeded_inputs
 
 if TYPE_CHECKING:
     from graphprune.compile import Artefact
@@ -125,7 +125,7 @@ def prune(
     target_macs: float | None = None,
     target_params: float | None = None,
     round_to: int = 8,
-    preset: str = "magnitude",
+    preset: str = DEFAULT_PRESET,
     passes: str | None = None,
     plan: Plan | None = None,
     include: str = "",
@@ -133,6 +133,7 @@ def prune(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     dim_params: Mapping[str, int] | None = None,
     seed: int = 0,
+    calibration_data: Arrays | None = None,
     command: str = "",
     announce: Announce = _silent,
 ) -> Result:
@@ -151,7 +152,8 @@ def prune(
         exclude: regular expression of axis names to leave alone.
         input_shapes: sizes of inputs with symbolic dimensions.
         dim_params: sizes of symbolic dimensions by name.
-        seed: of random scores and of the inputs of the proofs.
+        seed: of random scores, of calibration noise and of the inputs of the proofs.
+        calibration_data: real inputs by name, [items, ...], to calibrate on besides noise.
         command: noted in the report.
         announce: called with the text of each step before it runs.
 
@@ -164,11 +166,14 @@ def prune(
     elif passes is not None:
         steps = parse(passes)
     else:
-        steps = parse(_pipeline(preset, ratio, target_macs, target_params, round_to, seed))
+        steps = parse(
+            _pipeline(preset, ratio, target_macs, target_params, round_to, seed, calibration_data is not None)
+        )
     announce("load")
     model = _load(source, input_shapes=input_shapes, dim_params=dim_params)
     loaded = time.perf_counter() - began
-    state, records = run(State(model, include=include, exclude=exclude), steps, seed=seed, announce=announce)
+    start = State(model, include=include, exclude=exclude, data=_given(calibration_data))
+    state, records = run(start, steps, seed=seed, announce=announce)
     analysed = next((r.before for r in records if r.cut), None)
     if analysed is None:
         if any(step.text == "cut" for step in steps):
@@ -256,6 +261,7 @@ def verify(
     plan: Plan,
     *,
     seed: int = 0,
+    calibration_data: Arrays | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     dim_params: Mapping[str, int] | None = None,
 ) -> Agreement:
@@ -269,7 +275,7 @@ def verify(
         VerificationError: the replay breaks the law.
     """
     model = _load(original, input_shapes=input_shapes, dim_params=dim_params)
-    state, _ = run(State(model), _replay(plan), seed=seed)
+    state, _ = run(State(model, data=_given(calibration_data)), _replay(plan), seed=seed)
     inputs = seeded_inputs(model, seed)
     result = Runner(_load(pruned, input_shapes=input_shapes, dim_params=dim_params))(inputs)
     return compare(result, Runner(state.model)(inputs), rtol(model, LAW_RTOL))
@@ -318,7 +324,13 @@ def bench(
 
 
 def _pipeline(
-    preset: str, ratio: float | None, macs: float | None, params: float | None, round_to: int, seed: int
+    preset: str,
+    ratio: float | None,
+    macs: float | None,
+    params: float | None,
+    round_to: int,
+    seed: int,
+    given: bool = False,
 ) -> str:
     """The text of a preset with the amount filled in; without an amount nothing is cut."""
     if preset not in PRESETS:
@@ -331,9 +343,14 @@ def _pipeline(
         choice = f"uniform(ratio={ratio}, multiple={round_to})"
     else:
         shares = {"macs": macs, "params": params}
-        given = "".join(f"{name}={share}, " for name, share in shares.items() if share is not None)
-        choice = f"choose({given}multiple={round_to})"
-    return PRESETS[preset].format(choice=choice, seed=seed)
+        amounts = "".join(f"{name}={share}, " for name, share in shares.items() if share is not None)
+        choice = f"{CHOICES.get(preset, 'choose')}({amounts}multiple={round_to})"
+    text = PRESETS[preset].format(choice=choice, seed=seed)
+    return text.replace("calibrate(", "calibrate(given=True, ") if given else text
+
+
+def _given(calibration_data: Arrays | None) -> dict[str, Any]:
+    return {} if calibration_data is None else {"inputs": calibration_data}
 
 
 def _replay(plan: Plan) -> list[Step]:

@@ -73,7 +73,7 @@ TargetParams = Annotated[
     float | None, typer.Option(parser=share, metavar="SHARE", help="Share of parameters to keep, e.g. 50%.")
 ]
 RoundTo = Annotated[int, typer.Option(min=1, help="Every axis that is cut ends at a multiple of this.")]
-Preset = Annotated[str, typer.Option(help="How units are scored: magnitude, l1, slimming, random.")]
+Preset = Annotated[str, typer.Option(help="How units are scored: obs, magnitude, l1, slimming, random.")]
 Passes = Annotated[
     str | None, typer.Option(help='A whole pipeline, e.g. "magnitude, uniform(ratio=0.3), cut, clean".', metavar="TEXT")
 ]
@@ -82,7 +82,11 @@ PlanPath = Annotated[
 ]
 Include = Annotated[str, typer.Option(help="Prune only groups with an axis that matches.", metavar="REGEX")]
 Exclude = Annotated[str, typer.Option(help="Leave groups alone that have an axis that matches.", metavar="REGEX")]
-Seed = Annotated[int, typer.Option(help="Of random scores and of the inputs of the proofs.")]
+Seed = Annotated[int, typer.Option(help="Of random scores, of calibration noise and of the inputs of the proofs.")]
+CalibrationData = Annotated[
+    Path | None,
+    typer.Option(help="Real inputs to calibrate on besides noise: an array for each input, by name.", metavar="X.npz"),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -130,7 +134,7 @@ def prune(
     target_macs: TargetMacs = None,
     target_params: TargetParams = None,
     round_to: RoundTo = 8,
-    preset: Preset = "magnitude",
+    preset: Preset = "obs",
     passes: Passes = None,
     plan: PlanPath = None,
     include: Include = "",
@@ -138,6 +142,7 @@ def prune(
     input_shape: InputShape = [],  # noqa: B006
     dim_param: DimParam = [],  # noqa: B006
     seed: Seed = 0,
+    calibration_data: CalibrationData = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Also write the report as a page to read.", metavar="FILE.html")
     ] = None,
@@ -168,6 +173,7 @@ def prune(
             include=include,
             exclude=exclude,
             seed=seed,
+            calibration_data=_arrays(calibration_data),
             command=_command(),
             announce=announce,
         )
@@ -195,7 +201,7 @@ def compile(
     target_macs: TargetMacs = None,
     target_params: TargetParams = None,
     round_to: RoundTo = 8,
-    preset: Preset = "magnitude",
+    preset: Preset = "obs",
     passes: Passes = None,
     plan: PlanPath = None,
     include: Include = "",
@@ -203,6 +209,7 @@ def compile(
     input_shape: InputShape = [],  # noqa: B006
     dim_param: DimParam = [],  # noqa: B006
     seed: Seed = 0,
+    calibration_data: CalibrationData = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and prove, but compile and write nothing.")] = False,
     force: Force = False,
     json: Json = False,
@@ -222,6 +229,7 @@ def compile(
         "include": include,
         "exclude": exclude,
         "seed": seed,
+        "calibration_data": _arrays(calibration_data),
         "command": _command(),
     }
     with _progress(quiet or json, verbose) as announce:
@@ -245,6 +253,7 @@ def verify(
     input_shape: InputShape = [],  # noqa: B006
     dim_param: DimParam = [],  # noqa: B006
     seed: Seed = 0,
+    calibration_data: CalibrationData = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -259,7 +268,10 @@ def verify(
 
     model = pruned / "model.onnx" if pruned.is_dir() else pruned
     sizes = _sizes(input_shape, dim_param)
-    agreement = api.verify(original, model, plans.read(plan or api.plan_path(model)), seed=seed, **sizes)
+    given = _arrays(calibration_data)
+    agreement = api.verify(
+        original, model, plans.read(plan or api.plan_path(model)), seed=seed, calibration_data=given, **sizes
+    )
     if json:
         _print_json(report.to_json(agreement))
     if not agreement.holds:
@@ -299,6 +311,21 @@ def bench(
     out.print(tables.latencies(timings))
     runs = next(iter(timings.values())).runs
     out.print(f"{runs} rounds in turn, onnxruntime with {threads} thread{'s' * (threads > 1)}, libraries with 1")
+
+
+def _arrays(path: Path | None) -> dict[str, Any] | None:
+    """The arrays of an npz file."""
+    if path is None:
+        return None
+    import numpy as np
+
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"cannot read {path} as an npz file: {error}", "numpy.savez(path, INPUT=array) writes one"
+        ) from error
 
 
 def _sizes(input_shape: list[str], dim_param: list[str]) -> dict[str, Any]:

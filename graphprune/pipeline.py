@@ -37,12 +37,16 @@ ENTRY_POINTS = "graphprune.passes"
 # can be folded once widths are final, goes after. ``{choice}`` is where the amount asked for is filled in.
 BEFORE, AFTER = "fold_shapes, fold_constants", "fold_constants, fold_batchnorm, clean"
 PRESETS = {
+    "obs": f"{BEFORE}, fold_batchnorm, calibrate(seed={{seed}}), obs, {{choice}}, cut, reconstruct, repair, {AFTER}",
     "magnitude": f"{BEFORE}, magnitude(power=2), {{choice}}, cut, {AFTER}",
     "l1": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",
     "slimming": f"{BEFORE}, batchnorm_scale, {{choice}}, cut, {AFTER}",
     "random": f"{BEFORE}, random_score(seed={{seed}}), {{choice}}, cut, {AFTER}",
     "clean": f"{BEFORE}, {AFTER}",
 }
+DEFAULT_PRESET = "obs"
+# The pass that meets a target, where it is not ``choose``.
+CHOICES = {"obs": "allocate"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Record:
         agreement: the proof, where the step changed the model: against the zeroed model for a cut, else the same model.
         layers: for a cut, the same law at every inner tensor.
         cut: the axes the step cut and which of their positions went, bool [old axis size]; empty for other steps.
+        prepares: whether later steps need what the step left in ``data``, so that a replay has to run it.
         before: the state the step started from.
         nodes: number of nodes after the step.
     """
@@ -74,6 +79,7 @@ class Record:
     cut: Mapping[Dim, np.ndarray]
     before: State
     nodes: int
+    prepares: bool = False
 
 
 @cache
@@ -138,6 +144,7 @@ def run(
     A rewriting pass must leave the outputs as they were; the pass that consumes ``drop`` must give a model equal to the
     one before it with the dropped units zeroed (the law). A pass that changes outputs on purpose, by fitting weights
     anew, says so with a class attribute ``approximate = True``; its effect is measured and recorded, with no bound.
+    One that leaves in ``data`` what passes after the cut need says ``prepares = True``.
 
     Args:
         state: where to start.
@@ -169,7 +176,9 @@ def run(
         if state.model is not before.model:
             cut = {} if state.drop else gone(before.groups, before.drop)
             agreement, layers = prove(step, before.model, state.model, cut)
-        records.append(Record(step.text, seconds, agreement, layers, cut, before, len(state.model.graph.nodes)))
+        prepares = getattr(step.run, "prepares", False)
+        nodes = len(state.model.graph.nodes)
+        records.append(Record(step.text, seconds, agreement, layers, cut, before, nodes, prepares))
     return state, records
 
 

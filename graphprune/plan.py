@@ -53,7 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def from_records(model: Model, records: Iterable[Record]) -> Plan:
-    """The plan of a finished run: its removals, and the passes around them that changed the model."""
+    """The plan of a finished run: its removals, and the passes around them that changed the model or prepare that."""
     before: list[str] = []
     after: list[str] = []
     removals: list[Removal] = []
@@ -62,7 +62,7 @@ def from_records(model: Model, records: Iterable[Record]) -> Plan:
             if removals:
                 raise UsageError("a pipeline with two cuts has no single plan", "run it as two pipelines")
             removals = _removals(record.before.model, record.cut)
-        elif record.agreement is not None:
+        elif record.agreement is not None or record.prepares:
             (after if removals else before).append(record.text)
     return Plan(VERSION, model.name, before, removals, after)
 

@@ -11,7 +11,10 @@ from graphprune.state import State
 
 @dataclass(frozen=True)
 class Cut:
-    """Slice every tensor that a dropped unit touches; the runner proves the law on the result."""
+    """Slice every tensor that a dropped unit touches; the runner proves the law on the result.
+
+    What went is left in ``data["cut"]``: for every axis, bool [old axis size].
+    """
 
     def __call__(self, state: State) -> State:
         """A state with the smaller model; its scores and choice belong to the old one and are dropped."""
@@ -23,4 +26,4 @@ class Cut:
         going = gone(state.groups, state.drop)
         if not going:
             return replace(state, scores={}, drop={})
-        return replace(state, model=cut(state.model, going), scores={}, drop={})
+        return replace(state, model=cut(state.model, going), scores={}, drop={}, data={**state.data, "cut": going})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graphprune.rules import convolution, elementwise, linear, movement, normalization, reduction
-from graphprune.rules.base import Call, Dim, Kept, Operand, Pin, Rule, Tie, Ties
+from graphprune.rules.base import Call, Choice, Dim, Kept, Operand, Pin, Rule, Tie, Ties
 from graphprune.rules.layer import Layer
 
 RULES: Mapping[str, Rule] = {
@@ -21,4 +21,4 @@ RULES: Mapping[str, Rule] = {
     **reduction.RULES,
 }
 
-__all__ = ["RULES", "Call", "Dim", "Kept", "Layer", "Operand", "Pin", "Rule", "Tie", "Ties"]
+__all__ = ["RULES", "Call", "Choice", "Dim", "Kept", "Layer", "Operand", "Pin", "Rule", "Tie", "Ties"]

@@ -50,6 +50,16 @@ class Pin:
     why: str
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Choice:
+    """Ties of which one is to be taken: each is sound as long as the axes only the others mention stay whole.
+
+    A merged axis may shrink along any one of the axes it is made of. The options come in the order to prefer.
+    """
+
+    options: tuple[Tie, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Operand:
     """A tensor at a node: its name, its concrete shape, and its values when they are known."""
@@ -127,7 +137,7 @@ class Call:
 
 # Old numbers of the positions that stay on an axis, ascending.
 Kept = Callable[[Operand, int], np.ndarray]
-Ties = Iterator[Tie | Pin]
+Ties = Iterator[Tie | Pin | Choice]
 
 
 def _no_macs(call: Call) -> int:

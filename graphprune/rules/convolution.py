@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -99,13 +100,24 @@ def _conv_layer(call: Call) -> Layer | None:
         image, *where = np.unravel_index(at, outputs(x.shape))
         padded = np.pad(x, [(0, 0), (0, 0), *pads]) if any(map(sum, pads)) else x
         windows = np.lib.stride_tricks.sliding_window_view(padded, reach, tuple(range(2, 2 + rank)))
-        windows = windows[(..., *(slice(None, None, d) for d in dilations))]
+        every: tuple[Any, ...] = (..., *(slice(None, None, d) for d in dilations))
+        windows = windows[every]
         starts = tuple(w * s for w, s in zip(where, strides, strict=True))
-        patches = windows[(image, slice(None), *starts)]  # [p, channels, *kernel]
+        wanted: tuple[Any, ...] = (image, slice(None), *starts)
+        patches = windows[wanted]  # [p, channels, *kernel]
         return np.moveaxis(patches.reshape(len(at), parts, -1), 1, 0)
 
     return Layer(
-        call.x.name, call.y.name, weight.name, 2, 1, parts, prod(kernel), lambda shape: prod(outputs(shape)), unfold
+        call.x.name,
+        call.y.name,
+        weight.name,
+        2,
+        True,
+        1,
+        parts,
+        prod(kernel),
+        lambda shape: prod(outputs(shape)),
+        unfold,
     )
 
 
@@ -130,12 +142,13 @@ def _transposed_layer(call: Call) -> Layer | None:
 
     def unfold(x: np.ndarray, at: np.ndarray) -> np.ndarray:
         image, *where = np.unravel_index(at, (x.shape[0], *x.shape[2:]))
-        return x[(image, slice(None), *where)][None]
+        wanted: tuple[Any, ...] = (image, slice(None), *where)
+        return x[wanted][None]
 
     def positions(shape: tuple[int, ...]) -> int:
         return shape[0] * prod(shape[2:])
 
-    return Layer(call.x.name, call.y.name, weight.name, None, 0, 1, 1, positions, unfold)
+    return Layer(call.x.name, call.y.name, weight.name, None, False, 0, 1, 1, positions, unfold)
 
 
 RULES = {

@@ -18,7 +18,8 @@ class Layer:
         x: name of the tensor read.
         y: name of the tensor made.
         weight: name of the constant weight.
-        bias: index of the node's bias input, given or not; ``None`` where the operator takes no bias as wanted here.
+        bias: index of the node's bias input, given or not; ``None`` where none is one plain value per output.
+        shiftable: whether every output of W can be given a constant of its own, in a bias or by an addition.
         summed: the axis of the weight summed over: 0 or 1.
         parts: number of independent problems.
         taps: columns for each position of the summed axis: column ``k`` belongs to position ``k // taps``.
@@ -30,6 +31,7 @@ class Layer:
     y: str
     weight: str
     bias: int | None
+    shiftable: bool
     summed: int
     parts: int
     taps: int

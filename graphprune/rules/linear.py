@@ -75,7 +75,7 @@ def _matrix_layer(call: Call, weight: Operand, bias: int | None, summed: int) ->
     def positions(shape: tuple[int, ...]) -> int:
         return prod(shape[:-1])
 
-    return Layer(call.x.name, call.y.name, weight.name, bias, summed, 1, 1, positions, unfold)
+    return Layer(call.x.name, call.y.name, weight.name, bias, True, summed, 1, 1, positions, unfold)
 
 
 RULES = {

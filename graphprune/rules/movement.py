@@ -7,7 +7,9 @@ import onnx_graphsurgeon as gs
 
 from graphprune.rules.base import (
     Call,
+    Choice,
     Kept,
+    Operand,
     Pin,
     Rule,
     Ties,
@@ -118,21 +120,28 @@ def _slice_repair(node: gs.Node, call: Call, kept: Kept) -> None:
 
 
 def _reshape_ties(call: Call) -> Ties:
-    """Runs of axes that merge or split: the merged axis goes with the outermost axis of the run it is made of."""
+    """Runs of axes that merge or split: the merged axis goes with one of the axes it is made of."""
     shape = call.input(1)
     if call.op == "Reshape" and (shape is None or shape.constant is None):
         for operand in (call.x, call.y):
             for axis in range(operand.rank):
                 yield Pin(operand.dim(axis), "reshaped to a shape computed at run time")
         return
-    x, y = call.x, call.y
-    for of_x, of_y in runs(x.shape, y.shape):
-        if len(of_x) > 1 and len(of_y) > 1:
-            continue
-        a, b = of_x[0], of_y[0]
-        whole = max(x.shape[a], y.shape[b])
-        at = np.arange(whole)
-        yield tie(x, a, y, b, at // (whole // x.shape[a]), at // (whole // y.shape[b]))
+    for of_x, of_y in runs(call.x.shape, call.y.shape):
+        if len(of_x) == 1:
+            yield from _merged(call.x, of_x[0], call.y, of_y)
+        elif len(of_y) == 1:
+            yield from _merged(call.y, of_y[0], call.x, of_x)
+
+
+def _merged(whole: Operand, axis: int, split: Operand, parts: list[int]) -> Ties:
+    """An axis against the run of axes it is made of, outermost first: channels before pixels, heads before width."""
+    at = np.unravel_index(np.arange(whole.shape[axis]), [split.shape[part] for part in parts])
+    options = [tie(whole, axis, split, part, at_b=index) for part, index in zip(parts, at, strict=True)]
+    if len(options) == 1:
+        yield options[0]
+    elif options:
+        yield Choice(tuple(options))
 
 
 def _reshape_repair(node: gs.Node, call: Call, kept: Kept) -> None:

@@ -1,0 +1,103 @@
+"""Made-up inputs, and the values of inner tensors on them, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+from onnx import ModelProto, ValueInfoProto
+
+from graphprune.errors import InvalidModelError, UsageError
+from graphprune.model import Model
+from graphprune.noise import KINDS
+from graphprune.verify import Runner, seeded_inputs
+
+Inputs = Mapping[str, np.ndarray]
+
+MEMORY = 1 << 28  # bytes of activations held at a time
+BATCH = "graphprune_batch"
+
+
+def batched(model: Model) -> Model:
+    """The model with the first axis of its inputs open if it runs at twice the size, else fixed."""
+    template = seeded_inputs(model)
+    doubled = {name: np.concatenate([x, x]) if x.ndim else x for name, x in template.items()}
+    opened = _with_first_axis(model, None)
+    try:
+        outputs = Runner(opened)(doubled)
+    except InvalidModelError:
+        outputs = {}
+    shapes = {name: model.shapes.get(name) for name in outputs}
+    if outputs and all(s and s[0] and len(outputs[name]) == 2 * s[0] for name, s in shapes.items()):
+        return opened
+    return _with_first_axis(model, {name: len(x) for name, x in template.items() if x.ndim})
+
+
+def _with_first_axis(model: Model, sizes: Mapping[str, int] | None) -> Model:
+    header = ModelProto()
+    header.CopyFrom(model.header)
+    for info in [*header.graph.input, *header.graph.output]:
+        if info.type.tensor_type.shape.dim:
+            if sizes is None:
+                info.type.tensor_type.shape.dim[0].dim_param = BATCH
+            elif info.name in sizes:
+                info.type.tensor_type.shape.dim[0].dim_value = sizes[info.name]
+    return replace(model, header=header)
+
+
+def has_images(model: Model) -> bool:
+    """Whether an input is a batch of images: four axes, floating point."""
+    return any(x.ndim == 4 and x.dtype.kind == "f" for x in seeded_inputs(model).values())
+
+
+def synthetic(model: Model, kind: str, count: int, seed: int, spread: tuple[float, float]) -> dict[str, np.ndarray]:
+    """``count`` made-up inputs, one after another on the first axis.
+
+    Images are of a kind of noise, other floating-point inputs white; the rest is as for proofs. Floating-point values
+    are within ``spread``, half of which is two standard deviations.
+    """
+    low, high = spread
+    rng = np.random.default_rng([seed, list(KINDS).index(kind)])
+    parts: dict[str, list[np.ndarray]] = {}
+    for k in range(count):
+        for name, template in seeded_inputs(model, seed + k).items():
+            if template.dtype.kind == "f":
+                image = template.ndim == 4
+                noise = KINDS[kind](template.shape, rng) if image else rng.standard_normal(template.shape)
+                values = np.clip((low + high) / 2 + (high - low) / 4 * noise, low, high)
+                template = np.asarray(values, template.dtype)
+            parts.setdefault(name, []).append(template)
+    return {name: np.concatenate(p) if p[0].ndim else p[0] for name, p in parts.items()}
+
+
+def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[str, np.ndarray]]:
+    """Values of the inputs and of ``wanted`` tensors, a few inputs at a time; ``model`` is as ``batched`` makes it."""
+    if missing := sorted(set(model.inputs) - set(inputs)):
+        raise UsageError(f"the calibration data have no array called '{missing[0]}'", "name arrays like the inputs")
+    header = ModelProto()
+    header.CopyFrom(model.header)
+    there = {*model.outputs, *model.inputs}
+    header.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in there)
+    runner = Runner(replace(model, header=header), optimise=True)
+    # How much of the first axis of each input makes one run; scalars are given whole.
+    sizes = {name: shape[0] for name, shape in model.input_shapes.items() if shape and name in model.inputs}
+    runs = min((len(inputs[name]) // size for name, size in sizes.items() if size), default=1)
+    step = 1
+    if any(
+        i.type.tensor_type.shape.dim[:1] and i.type.tensor_type.shape.dim[0].dim_param == BATCH
+        for i in model.inputs.values()
+    ):
+        kept = sum(_bytes(model.shapes.get(name, ())) for name in wanted)
+        largest = max(map(_bytes, model.shapes.values()), default=1)  # a few of which are held at any time
+        step = max(1, min(runs, MEMORY // max(kept, 6 * largest, 1)))
+    for start in range(0, runs, step):
+        stop = min(start + step, runs)
+        chunk = {name: inputs[name][start * size : stop * size] for name, size in sizes.items()}
+        chunk |= {name: inputs[name] for name in model.inputs if name not in sizes}
+        yield {**chunk, **runner(chunk)}
+
+
+def _bytes(shape: Sequence[int | None]) -> int:
+    return 4 * prod(n or 1 for n in shape)

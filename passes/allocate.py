@@ -1,0 +1,148 @@
+"""Share a budget out among the groups, so that the errors they make add up to the least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from graphprune.budget import weakest, widths
+from graphprune.cost import Cost, CostModel
+from graphprune.errors import TargetNotReachedError, UsageError
+from graphprune.state import State
+
+ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class Allocate:
+    """Widths of least total error within a budget, by Lagrange multipliers (Everett 1963).
+
+    Needs scores that are error curves, as ``obs`` makes them: sorted, the k-th is the error of the group once k units
+    are gone. For a price on the budget each group picks its width alone; the price is found by bisection. What a unit
+    saves depends on the widths of its neighbours, so savings are taken anew around the widths found, a few times.
+
+    Attributes:
+        macs: share of multiply-accumulates to keep, above 0 to 1.
+        params: share of parameters to keep, above 0 to 1.
+        multiple: every axis that is cut ends at a multiple of this.
+        floor: share of units every group keeps at least, so that no layer collapses.
+    """
+
+    macs: float = 1.0
+    params: float = 1.0
+    multiple: int = 1
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raise ``UsageError`` for amounts that mean nothing."""
+        for name, share in (("macs", self.macs), ("params", self.params)):
+            if not 0 < share <= 1:
+                raise UsageError(f"a {name} target of {share} is not above 0 and up to 1", "0.5 keeps half")
+        if not 0 <= self.floor <= 1:
+            raise UsageError(f"a floor of {self.floor} is not between 0 and 1", "0.1 keeps a tenth of each group")
+        if self.multiple < 1:
+            raise UsageError(f"widths cannot be multiples of {self.multiple}", "1 allows any width")
+
+    def __call__(self, state: State) -> State:
+        """Set ``drop``; raises ``TargetNotReachedError`` when the floors and widths leave too much."""
+        budget = _Budget(state, self)
+        if budget.use(budget.full) <= 1:
+            return replace(state, drop={})
+        least = {name: counts[0] for name, counts in budget.options.items()}
+        if budget.use(least) > 1:
+            cost, before = budget.cost(least), budget.cost(budget.full)
+            raise TargetNotReachedError(
+                f"at most {1 - cost.macs / max(before.macs, 1):.1%} of the MACs and "
+                f"{1 - cost.parameters / max(before.parameters, 1):.1%} of the parameters can be removed",
+                "ask for less, or lower --round-to or the floor",
+            )
+        best, around = least, least
+        savings = budget.savings(budget.full)
+        for _ in range(ROUNDS):
+            around = budget.cheapest(savings)
+            found = budget.filled(around)
+            if budget.error(found) < budget.error(best):
+                best = found
+            nearby = budget.savings(around)
+            savings = {name: (savings[name] + nearby[name]) / 2 for name in savings}
+        return replace(state, drop=weakest(state.scores, best))
+
+
+class _Budget:
+    """The curves and legal widths of the groups, and what widths use of the budget."""
+
+    def __init__(self, state: State, amounts: Allocate) -> None:
+        groups = [g for g in state.groups if g.name in state.scores]
+        legal = widths(state.dependencies, groups, amounts.multiple, amounts.floor)
+        self._model = CostModel(state.model, state.dependencies.groups)
+        self._amounts = amounts
+        self.full = {g.name: g.size for g in groups}
+        self.options = {g.name: legal[g.name].counts for g in groups}
+        self._curves = {g.name: np.append(0.0, np.sort(state.scores[g.name])) for g in groups}
+        self._before = self.cost(self.full)
+
+    def cost(self, kept: Mapping[str, int]) -> Cost:
+        return self._model.at({name: self.full[name] - count for name, count in kept.items()})
+
+    def error(self, kept: Mapping[str, int]) -> float:
+        """Sum over the groups of the error at their widths."""
+        return float(sum(self._curves[name][self.full[name] - count] for name, count in kept.items()))
+
+    def use(self, kept: Mapping[str, int]) -> float:
+        """Share of the budget used, by the tighter of the two targets: up to 1 is within it."""
+        cost = self.cost(kept)
+        return max(
+            cost.macs / (self._amounts.macs * max(self._before.macs, 1)),
+            cost.parameters / (self._amounts.params * max(self._before.parameters, 1)),
+        )
+
+    def savings(self, kept: Mapping[str, int]) -> dict[str, float]:
+        """What one unit less of each group saves at these widths, in shares of the targets that are set."""
+        at = self.cost(kept)
+
+        def saved(name: str) -> float:
+            step = 1 if kept[name] > 1 else -1
+            less = self.cost({**kept, name: kept[name] - step})
+            macs = (at.macs - less.macs) / max(self._before.macs, 1) if self._amounts.macs < 1 else 0.0
+            params = (at.parameters - less.parameters) / max(self._before.parameters, 1)
+            return step * (macs + (params if self._amounts.params < 1 else 0.0))
+
+        return {name: saved(name) for name in kept}
+
+    def cheapest(self, savings: Mapping[str, float]) -> dict[str, int]:
+        """Widths of least error plus price, at the lowest price that keeps within the budget."""
+
+        def choice(price: float) -> dict[str, int]:
+            chosen = {}
+            for name, counts in self.options.items():
+                each = np.asarray(counts)
+                paid = self._curves[name][self.full[name] - each] + price * savings[name] * each
+                chosen[name] = int(each[len(each) - 1 - np.argmin(paid[::-1])])
+            return chosen
+
+        low, high = 0.0, 1.0
+        while self.use(choice(high)) > 1 and high < 1e15:
+            low, high = high, high * 8
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.use(choice(middle)) <= 1 else (middle, high)
+        return choice(high)
+
+    def filled(self, kept: Mapping[str, int]) -> dict[str, int]:
+        """The same widths, widened step by step where that helps most for its cost, as far as the budget allows."""
+        kept = dict(kept)
+        open_ = {name for name in kept if kept[name] < self.options[name][-1]}
+        while open_:
+            gains = []
+            at = self.use(kept)
+            for name in sorted(open_):
+                wider = {**kept, name: next(c for c in self.options[name] if c > kept[name])}
+                if (use := self.use(wider)) <= 1:
+                    gains.append(((self.error(kept) - self.error(wider)) / max(use - at, 1e-12), name, wider))
+            if not gains:
+                break
+            _, name, kept = max(gains, key=lambda g: (g[0], g[1]))
+            open_ = {n for n in kept if kept[n] < self.options[n][-1]}
+        return kept

@@ -1,0 +1,44 @@
+"""Find out what flows into every layer, with no data or with a few unlabelled inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphprune.calibration import calibrate
+from graphprune.errors import UsageError
+from graphprune.state import State
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Second moments of every layer's input, left in ``data["calibration"]``; see ``graphprune.calibration``.
+
+    Attributes:
+        count: made-up inputs of each kind.
+        seed: of the noise.
+        spread: range of the floating-point inputs as a pair, e.g. ``(0, 1)``.
+        given: whether real inputs, which the caller left in ``data["inputs"]``, must be used too.
+    """
+
+    count: int = 32
+    seed: int = 0
+    spread: tuple[float, float] = (-2.0, 2.0)
+    given: bool = False
+
+    prepares: ClassVar[bool] = True
+
+    def __call__(self, state: State) -> State:
+        """The same model, with ``data["calibration"]``."""
+        inputs = state.data.get("inputs")
+        if self.given and inputs is None:
+            raise UsageError("this pipeline was made with real inputs and needs them", "give --calibration-data x.npz")
+        found = calibrate(
+            state.model,
+            state.data.get("batchnorm", {}),
+            count=self.count,
+            seed=self.seed,
+            spread=self.spread,
+            given=inputs,
+        )
+        return replace(state, data={**state.data, "calibration": found})
