@@ -9,7 +9,8 @@ from math import prod
 import msgspec
 import numpy as np
 
-from graphprune.groups import Group, calls, rule_of
+from graphprune.coupling import calls, rule_of
+from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.rules import Call, Dim, Operand
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.groups import Group, calls, operator
+from graphprune.coupling import calls, operator
+from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.rules import RULES, Dim, Operand, Rule
 

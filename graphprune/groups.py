@@ -1,9 +1,7 @@
-"""Which channels live and die together: the dependency graph, its groups, and a reason for every axis left alone.
+"""Which channels live and die together: the groups of a model, and a reason for every axis left alone.
 
-The dependency graph (a ``networkx.MultiGraph``) has a node for every axis of every tensor and an edge for every tie
-that an operator's rule declares (after Fang et al. 2023, "DepGraph", and Wang et al. 2024, "Structurally Prune
-Anything", with positions in place of layers). Positions connected through ties form a *unit*: remove one, remove all. A
-*group* is a set of units that touch the same axes the same number of times: interchangeable, so that they compete.
+Positions of axes connected through the ties of the dependency graph form a *unit*: remove one, remove all. A *group* is
+a set of units that touch the same axes the same number of times: interchangeable, so that they compete.
 """
 
 from __future__ import annotations
@@ -13,16 +11,10 @@ from dataclasses import dataclass
 
 import networkx as nx
 import numpy as np
-import onnx
-import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from graphprune.coupling import couple, settle
 from graphprune.model import Model
-from graphprune.rules import RULES, Call, Dim, Operand, Pin, Rule, Tie
-from graphprune.surgeon import is_standard
-
-# Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
-_CUTTABLE_KINDS = "fiub"
+from graphprune.rules import RULES, Dim, Rule, Tie
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,44 +74,30 @@ class Dependencies:
     pinned: tuple[Pinned, ...]
 
 
-def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
-    """Every node of the main graph with its view for rules; ``None`` where a shape is not fully known."""
-    constants, shapes, opset = model.constants, model.shapes, model.opset
-
-    def known(tensor: gs.Tensor) -> bool:
-        return None not in shapes.get(tensor.name, (None,))
-
-    def operand(tensor: gs.Tensor) -> Operand | None:
-        if not tensor.name or not (known(tensor) or model.reads(tensor)):
-            return None  # an output that nobody reads is as good as omitted
-        return Operand(tensor.name, shapes[tensor.name], constants.get(tensor.name))  # type: ignore[arg-type]
-
-    for node in model.graph.nodes:
-        if any(t.name and not known(t) and model.reads(t) for t in (*node.inputs, *node.outputs)):
-            yield node, None
-            continue
-        inputs, outputs = tuple(map(operand, node.inputs)), tuple(map(operand, node.outputs))
-        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset)
-
-
-def rule_of(node: gs.Node, rules: Mapping[str, Rule] = RULES) -> Rule | None:
-    """The table's entry for a node's operator."""
-    return rules.get(operator(node))
-
-
-def operator(node: gs.Node) -> str:
-    """``Conv`` in the default domain, ``domain.Name`` elsewhere."""
-    return node.op if is_standard(node) else f"{node.domain}.{node.op}"
-
-
-def node_name(node: gs.Node) -> str:
-    """The node's name, or its first output's where it has none."""
-    return str(node.name or (node.outputs[0].name if node.outputs else "") or node.op)
-
-
 def analyse(model: Model, rules: Mapping[str, Rule] = RULES) -> Dependencies:
-    """Find the groups of a model and the reason for every axis that is in none."""
-    graph = couple(model, rules)
+    """Find the groups of a model and the reason for every axis that is in none.
+
+    Where reshapes leave a choice between the axes that a merged axis is made of (attention heads or their width, groups
+    of channels or offsets in them), the outermost and the innermost that can be cut are both tried over the whole
+    model, and the one that frees more weight axes stands.
+    """
+    graph, choices = couple(model, rules)
+    inner = graph.copy()
+    ambiguous = settle(graph, choices)
+    found = _analyse(model, graph)
+    if ambiguous:
+        settle(inner, choices, innermost=True)
+        other = _analyse(model, inner)
+        if _freed(other) > _freed(found):
+            return other
+    return found
+
+
+def _freed(dependencies: Dependencies) -> int:
+    return sum(group.size * len(group.weights) for group in dependencies.groups)
+
+
+def _analyse(model: Model, graph: nx.MultiGraph) -> Dependencies:
     dims = list(graph.nodes)
     sizes = np.array([graph.nodes[d]["size"] for d in dims], np.int64)
     start = dict(zip(dims, (np.cumsum(sizes) - sizes).tolist(), strict=True))
@@ -159,68 +137,6 @@ def _is_index(model: Model, dim: Dim) -> bool:
     """Whether the axis is of a list of whole numbers: sizes, axes and indices are no channels, and need no reason."""
     constant = model.constants.get(dim.tensor)
     return constant is not None and len(constant.shape) == 1 and getattr(constant.dtype, "kind", "") in "iub"
-
-
-def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> nx.MultiGraph:
-    """The dependency graph: axes (with ``size`` and ``pins``) joined by ties (edge attribute ``tie``).
-
-    A pin is (node, operator, reason, positions), positions being ``None`` for the whole axis.
-    """
-    graph = nx.MultiGraph()
-    for name, shape in model.shapes.items():
-        for axis, size in enumerate(shape):
-            if size is not None:
-                graph.add_node(Dim(name, axis), size=size, pins=[])
-
-    def pin(dim: Dim, node: str, op: str, why: str, at: np.ndarray | None = None) -> None:
-        if dim in graph and graph.nodes[dim]["size"] > 1:
-            graph.nodes[dim]["pins"].append((node, op, why, at))
-
-    def pin_tensor(name: str, node: str, op: str, why: str) -> None:
-        for axis in range(len(model.shapes.get(name, ()))):
-            pin(Dim(name, axis), node, op, why)
-
-    for kind, interface in (("input", model.graph.inputs), ("output", model.graph.outputs)):
-        for tensor in interface:
-            pin_tensor(tensor.name, tensor.name, "", f"graph {kind}")
-    for name, axis in sorted(model.varying):
-        pin(Dim(name, axis), name, "", "its size follows a symbolic dimension of an input")
-    for name, constant in model.constants.items():
-        if isinstance(constant._values, SparseValues):
-            pin_tensor(name, name, "", "stored as a sparse tensor")
-        elif getattr(constant.dtype, "kind", "?") not in _CUTTABLE_KINDS:
-            kind = constant.dtype
-            kind = onnx.TensorProto.DataType.Name(kind).lower() if isinstance(kind, int) else kind
-            pin_tensor(name, name, "", f"stored as {kind}, which is not cut")
-
-    for node, call in calls(model):
-        rule = rule_of(node, rules)
-        name, op = node_name(node), operator(node)
-        if call is None or rule is None:
-            why = f"no rule for operator {op}" if rule is None else f"a shape at {op} is unknown before run time"
-            for tensor in (*node.inputs, *node.outputs):
-                pin_tensor(tensor.name, name, op, why)
-            continue
-        spoken: dict[Dim, list[np.ndarray]] = {}
-        for said in rule.ties(call):
-            if isinstance(said, Pin):
-                pin(said.dim, name, op, said.why)
-                spoken.setdefault(said.dim, [np.arange(graph.nodes[said.dim]["size"])])
-            else:
-                graph.add_edge(said.a, said.b, tie=said)
-                spoken.setdefault(said.a, []).append(said.at_a)
-                spoken.setdefault(said.b, []).append(said.at_b)
-        results = {o.name for o in call.outputs if o is not None}
-        for operand in call.present:
-            for axis in range(operand.rank):
-                dim = Dim(operand.name, axis)
-                if dim not in spoken:
-                    pin(dim, name, op, f"{op} depends on every position of this axis")
-                elif operand.name in results and max(map(len, spoken[dim])) < operand.shape[axis]:
-                    missing = np.setdiff1d(np.arange(operand.shape[axis]), np.concatenate(spoken[dim]))
-                    if len(missing):
-                        pin(dim, name, op, f"{op} makes these positions itself", missing)
-    return graph
 
 
 def _connect(total: int, start: Mapping[Dim, int], ties: Iterator[Tie]) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.groups import analyse, calls, couple, node_name, operator, rule_of
+from graphprune.coupling import calls, couple, node_name, operator, rule_of
+from graphprune.groups import analyse
 from graphprune.model import load
 from graphprune.rules import RULES, Dim, Tie
 from tests.law import brief, net
@@ -121,7 +122,7 @@ def test_sizes_that_follow_an_open_dimension_stay() -> None:
 
 
 def test_the_dependency_graph_has_axes_and_ties() -> None:
-    graph = couple(load(net("t = Conv(x, a)\ny = Conv(t, b)", **CHAIN)))
+    graph, _ = couple(load(net("t = Conv(x, a)\ny = Conv(t, b)", **CHAIN)))
     assert graph.nodes[Dim("t", 1)]["size"] == 6
     assert {frozenset(edge) for edge in graph.edges()} >= {
         frozenset({Dim("t", 1), Dim("a", 0)}),

@@ -1,0 +1,161 @@
+"""The dependency graph: every axis of every tensor, tied by what the operators' rules say, pinned by what they do not.
+
+A ``networkx.MultiGraph`` with a node for every axis and an edge for every tie (after Fang et al. 2023, "DepGraph", and
+Wang et al. 2024, "Structurally Prune Anything", with positions in place of layers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import networkx as nx
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from networkx.utils import UnionFind
+from onnx_graphsurgeon.ir.tensor import SparseValues
+
+from graphprune.model import Model
+from graphprune.rules import RULES, Call, Choice, Dim, Operand, Pin, Rule
+from graphprune.surgeon import is_standard
+
+# Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
+_CUTTABLE_KINDS = "fiub"
+
+Open = tuple[str, str, Choice]
+"""A choice still to be taken, with the name and operator of the node that leaves it."""
+
+
+def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
+    """Every node of the main graph with its view for rules; ``None`` where a shape is not fully known."""
+    constants, shapes, opset = model.constants, model.shapes, model.opset
+
+    def known(tensor: gs.Tensor) -> bool:
+        return None not in shapes.get(tensor.name, (None,))
+
+    def operand(tensor: gs.Tensor) -> Operand | None:
+        if not tensor.name or not (known(tensor) or model.reads(tensor)):
+            return None  # an output that nobody reads is as good as omitted
+        return Operand(tensor.name, shapes[tensor.name], constants.get(tensor.name))  # type: ignore[arg-type]
+
+    for node in model.graph.nodes:
+        if any(t.name and not known(t) and model.reads(t) for t in (*node.inputs, *node.outputs)):
+            yield node, None
+            continue
+        inputs, outputs = tuple(map(operand, node.inputs)), tuple(map(operand, node.outputs))
+        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset)
+
+
+def rule_of(node: gs.Node, rules: Mapping[str, Rule] = RULES) -> Rule | None:
+    """The table's entry for a node's operator."""
+    return rules.get(operator(node))
+
+
+def operator(node: gs.Node) -> str:
+    """``Conv`` in the default domain, ``domain.Name`` elsewhere."""
+    return node.op if is_standard(node) else f"{node.domain}.{node.op}"
+
+
+def node_name(node: gs.Node) -> str:
+    """The node's name, or its first output's where it has none."""
+    return str(node.name or (node.outputs[0].name if node.outputs else "") or node.op)
+
+
+def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> tuple[nx.MultiGraph, list[Open]]:
+    """The dependency graph: axes (with ``size`` and ``pins``) joined by ties (edge attribute ``tie``).
+
+    A pin is (node, operator, reason, positions), positions being ``None`` for the whole axis. The choices that rules
+    leave are not in the graph yet: ``settle`` takes them.
+    """
+    graph = nx.MultiGraph()
+    choices: list[Open] = []
+    for name, shape in model.shapes.items():
+        for axis, size in enumerate(shape):
+            if size is not None:
+                graph.add_node(Dim(name, axis), size=size, pins=[])
+
+    def pin(dim: Dim, node: str, op: str, why: str, at: np.ndarray | None = None) -> None:
+        if dim in graph and graph.nodes[dim]["size"] > 1:
+            graph.nodes[dim]["pins"].append((node, op, why, at))
+
+    def pin_tensor(name: str, node: str, op: str, why: str) -> None:
+        for axis in range(len(model.shapes.get(name, ()))):
+            pin(Dim(name, axis), node, op, why)
+
+    for kind, interface in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for tensor in interface:
+            pin_tensor(tensor.name, tensor.name, "", f"graph {kind}")
+    for name, axis in sorted(model.varying):
+        pin(Dim(name, axis), name, "", "its size follows a symbolic dimension of an input")
+    for name, constant in model.constants.items():
+        if isinstance(constant._values, SparseValues):
+            pin_tensor(name, name, "", "stored as a sparse tensor")
+        elif getattr(constant.dtype, "kind", "?") not in _CUTTABLE_KINDS:
+            kind = constant.dtype
+            kind = onnx.TensorProto.DataType.Name(kind).lower() if isinstance(kind, int) else kind
+            pin_tensor(name, name, "", f"stored as {kind}, which is not cut")
+
+    for node, call in calls(model):
+        rule = rule_of(node, rules)
+        name, op = node_name(node), operator(node)
+        if call is None or rule is None:
+            why = f"no rule for operator {op}" if rule is None else f"a shape at {op} is unknown before run time"
+            for tensor in (*node.inputs, *node.outputs):
+                pin_tensor(tensor.name, name, op, why)
+            continue
+        spoken: dict[Dim, list[np.ndarray]] = {}
+        for said in rule.ties(call):
+            if isinstance(said, Pin):
+                pin(said.dim, name, op, said.why)
+                spoken.setdefault(said.dim, [np.arange(graph.nodes[said.dim]["size"])])
+                continue
+            if isinstance(said, Choice):
+                choices.append((name, op, said))
+            else:
+                graph.add_edge(said.a, said.b, tie=said)
+            for one in said.options if isinstance(said, Choice) else (said,):
+                spoken.setdefault(one.a, []).append(one.at_a)
+                spoken.setdefault(one.b, []).append(one.at_b)
+        results = {o.name for o in call.outputs if o is not None}
+        for operand in call.present:
+            for axis in range(operand.rank):
+                dim = Dim(operand.name, axis)
+                if dim not in spoken:
+                    pin(dim, name, op, f"{op} depends on every position of this axis")
+                elif operand.name in results and max(map(len, spoken[dim])) < operand.shape[axis]:
+                    missing = np.setdiff1d(np.arange(operand.shape[axis]), np.concatenate(spoken[dim]))
+                    if len(missing):
+                        pin(dim, name, op, f"{op} makes these positions itself", missing)
+    return graph, choices
+
+
+def settle(graph: nx.MultiGraph, choices: Sequence[Open], *, innermost: bool = False) -> bool:
+    """Take every choice: the first option whose axis nothing pins, seen from the outermost or the innermost axis.
+
+    The axes of the options not taken are pinned, so that later choices go along with earlier ones.
+
+    Returns:
+        Whether any choice had more than one option that could be cut.
+    """
+    linked = UnionFind(graph.nodes)
+    for a, b in graph.edges():
+        linked.union(a, b)
+    held = {linked[dim] for dim, data in graph.nodes(data=True) if any(at is None for *_, at in data["pins"])}
+    ambiguous = False
+    for name, op, choice in choices:
+        options = choice.options[::-1] if innermost else choice.options
+        possible = [option for option in options if linked[option.b] not in held]
+        ambiguous |= len(possible) > 1 and linked[options[0].a] not in held
+        taken = (possible or options)[0]
+        graph.add_edge(taken.a, taken.b, tie=taken)
+        pinned = linked[taken.a] in held or linked[taken.b] in held
+        linked.union(taken.a, taken.b)
+        if pinned:
+            held.add(linked[taken.a])
+        for option in options:
+            if option is not taken:
+                why = f"stays whole where {op} lets {taken.a} go with {taken.b}"
+                node = graph.nodes[option.b]  # a copy of the graph shares the list, so it is replaced
+                node["pins"] = [*node["pins"], (name, op, why, None)]
+                held.add(linked[option.b])
+    return ambiguous
