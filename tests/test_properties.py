@@ -14,8 +14,11 @@ from onnx import ModelProto
 from graphprune.budget import weakest, widths
 from graphprune.cost import CostModel
 from graphprune.cut import cut, gone
+from graphprune.errors import NothingToPruneError, TargetNotReachedError
 from graphprune.groups import analyse
 from graphprune.model import load
+from graphprune.pipeline import PRESETS, parse, run
+from graphprune.state import State
 from graphprune.verify import LAW_RTOL
 from tests.law import agree, brief, halves
 from tests.random_nets import random_net, random_perceptron
@@ -66,6 +69,16 @@ def test_every_cut_axis_is_a_multiple(proto: ModelProto, multiple: int, ratio: f
     drop = weakest({g.name: np.arange(g.size) for g in dependencies.groups}, kept)
     for dim, mask in gone(dependencies.groups, drop).items():
         assert int((~mask).sum()) % multiple == 0, str(dim)
+
+
+@given(nets(), st.sampled_from(["uniform(ratio=0.5)", "uniform(ratio=0.4, multiple=2)", "choose(params=0.6)"]), SEEDS)
+def test_presets_prove_themselves(proto: ModelProto, choice: str, seed: int) -> None:
+    """Every pass of a whole preset is proved on the way; none may fail on a valid net."""
+    try:
+        _, records = run(State(load(proto)), parse(PRESETS["magnitude"].format(choice=choice, seed=seed)), seed=seed)
+    except (NothingToPruneError, TargetNotReachedError):
+        return
+    assert all(r.agreement is None or r.agreement.holds for r in records)
 
 
 @given(nets(np.float16), SEEDS)
