@@ -154,7 +154,7 @@ def settle(graph: nx.MultiGraph, choices: Sequence[Open], *, innermost: bool = F
             held.add(linked[taken.a])
         for option in options:
             if option is not taken:
-                why = f"stays whole where {op} lets {taken.a} go with {taken.b}"
+                why = f"{op} joins it with an axis that goes instead"
                 node = graph.nodes[option.b]  # a copy of the graph shares the list, so it is replaced
                 node["pins"] = [*node["pins"], (name, op, why, None)]
                 held.add(linked[option.b])

@@ -29,6 +29,8 @@ ADVICE = {
     "which is not cut": "Only common floats, whole numbers and Booleans of at least 8 bits are cut.",
     "depends on every position of this axis": "Its rule knows no way to take one position and leave the rest as it "
     "was; the taps of a kernel and the pixels of an image are of this kind.",
+    "joins it with an axis that goes instead": "A merged axis shrinks along one of the axes it is made of; the choice "
+    "that frees more of the model was taken.",
     "makes these positions itself": "They come from no input that could shrink.",
     "summed over in a product of two computed": "An axis summed over may shrink where one factor is a weight.",
     "numbered by the pool's index output": "Without the pool's second output its channels would be followed.",

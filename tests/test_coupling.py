@@ -56,7 +56,7 @@ def test_heads_are_units() -> None:
     assert [brief(g) for g in analyse(model).groups] == ["6 wq[1]*4 wk[1]*4 wv[1]*4 wo[0]*4"]
     assert_law(model)
     why = {str(p.dim): p.why for p in analyse(model).pinned}
-    assert why["q4[3]"] == "stays whole where Reshape lets q[2] go with q4[2]"
+    assert why["q4[3]"] == "Reshape joins it with an axis that goes instead"
 
 
 def test_options_not_taken_are_pinned_and_the_graph_given_stays_as_it_was() -> None:
