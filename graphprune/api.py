@@ -16,6 +16,7 @@ from onnx import ModelProto
 
 from graphprune import html
 from graphprune import plan as plans
+from graphprune.calibration.activations import read_inputs
 from graphprune.cost import CostModel
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
 from graphprune.groups import Dependencies
@@ -133,7 +134,7 @@ def prune(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     dim_params: Mapping[str, int] | None = None,
     seed: int = 0,
-    calibration_data: Arrays | None = None,
+    calibration_data: Arrays | str | os.PathLike[str] | None = None,
     command: str = "",
     announce: Announce = _silent,
 ) -> Result:
@@ -153,7 +154,7 @@ def prune(
         input_shapes: sizes of inputs with symbolic dimensions.
         dim_params: sizes of symbolic dimensions by name.
         seed: of random scores, of calibration noise and of the inputs of the proofs.
-        calibration_data: real inputs by name, [items, ...], to calibrate on besides noise.
+        calibration_data: real inputs to calibrate on besides noise: by name, [items, ...], or a path of them as npz.
         command: noted in the report.
         announce: called with the text of each step before it runs.
 
@@ -261,7 +262,7 @@ def verify(
     plan: Plan,
     *,
     seed: int = 0,
-    calibration_data: Arrays | None = None,
+    calibration_data: Arrays | str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     dim_params: Mapping[str, int] | None = None,
 ) -> Agreement:
@@ -349,7 +350,9 @@ def _pipeline(
     return text.replace("calibrate(", "calibrate(given=True, ") if given else text
 
 
-def _given(calibration_data: Arrays | None) -> dict[str, Any]:
+def _given(calibration_data: Arrays | str | os.PathLike[str] | None) -> dict[str, Any]:
+    if isinstance(calibration_data, str | os.PathLike):
+        calibration_data = read_inputs(calibration_data)
     return {} if calibration_data is None else {"inputs": calibration_data}
 
 

@@ -173,7 +173,7 @@ def prune(
             include=include,
             exclude=exclude,
             seed=seed,
-            calibration_data=_arrays(calibration_data),
+            calibration_data=calibration_data,
             command=_command(),
             announce=announce,
         )
@@ -229,7 +229,7 @@ def compile(
         "include": include,
         "exclude": exclude,
         "seed": seed,
-        "calibration_data": _arrays(calibration_data),
+        "calibration_data": calibration_data,
         "command": _command(),
     }
     with _progress(quiet or json, verbose) as announce:
@@ -268,9 +268,8 @@ def verify(
 
     model = pruned / "model.onnx" if pruned.is_dir() else pruned
     sizes = _sizes(input_shape, dim_param)
-    given = _arrays(calibration_data)
     agreement = api.verify(
-        original, model, plans.read(plan or api.plan_path(model)), seed=seed, calibration_data=given, **sizes
+        original, model, plans.read(plan or api.plan_path(model)), seed=seed, calibration_data=calibration_data, **sizes
     )
     if json:
         _print_json(report.to_json(agreement))
@@ -311,21 +310,6 @@ def bench(
     out.print(tables.latencies(timings))
     runs = next(iter(timings.values())).runs
     out.print(f"{runs} rounds in turn, onnxruntime with {threads} thread{'s' * (threads > 1)}, libraries with 1")
-
-
-def _arrays(path: Path | None) -> dict[str, Any] | None:
-    """The arrays of an npz file."""
-    if path is None:
-        return None
-    import numpy as np
-
-    try:
-        with np.load(path) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"cannot read {path} as an npz file: {error}", "numpy.savez(path, INPUT=array) writes one"
-        ) from error
 
 
 def _sizes(input_shape: list[str], dim_param: list[str]) -> dict[str, Any]:

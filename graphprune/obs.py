@@ -56,12 +56,39 @@ def error(weights: np.ndarray, second: np.ndarray, fitted: np.ndarray, kept: np.
     return float(np.einsum("oi,ij,oj->", difference, second, difference, optimize=True))
 
 
-class _Downdated:
-    """A problem while its units go: W and H⁻¹ of what is left, with the columns of unit ``k`` in slot ``k``.
+class _Lazy:
+    """A matrix less a product of two thin ones, which is carried out when it has grown ``THICKEST``.
 
-    H⁻¹ is kept as a matrix less a product of two thin ones, which is carried out when it has grown ``THICKEST``: the
-    same numbers as a downdate at a time, with a fraction of the memory traffic.
+    The same numbers as a small update at a time, with a fraction of the memory traffic.
     """
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        self.matrix = matrix
+        self._left, self._right, self._t = np.empty((len(matrix), 0)), np.empty((0, len(matrix))), 0
+
+    def rows(self, at: slice) -> np.ndarray:
+        """Some rows of the difference."""
+        return self.matrix[at] - self._left[at, : self._t] @ self._right[: self._t]
+
+    def subtract(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Subtract ``left @ right``."""
+        if self._t + len(right) > len(self._right):
+            room = 2 * THICKEST + 4 * len(right)
+            self._left, old_left = np.empty((len(self.matrix), room)), self._left
+            self._right, old_right = np.empty((room, len(self.matrix))), self._right
+            self._left[:, : self._t], self._right[: self._t] = old_left[:, : self._t], old_right[: self._t]
+        self._left[:, self._t : self._t + len(right)] = left
+        self._right[self._t : self._t + len(right)] = right
+        self._t += len(right)
+
+    def at(self, kept: np.ndarray) -> _Lazy:
+        """The difference carried out, on some rows and columns."""
+        product = self._left[kept, : self._t] @ self._right[: self._t, kept]
+        return _Lazy(self.matrix[np.ix_(kept, kept)] - product)
+
+
+class _Downdated:
+    """A problem while its units go: H⁻¹ and Wᵀ W of what is left, with the columns of unit ``k`` in slot ``k``."""
 
     def __init__(self, problem: Problem) -> None:
         units, self.p = problem.columns.shape
@@ -70,42 +97,44 @@ class _Downdated:
         order = np.r_[owned, rest]
         self.rest = len(rest)
         self.worth = problem.worth
-        self.inverse = np.linalg.inv(problem.second[np.ix_(order, order)])
-        self.weights = problem.weights[:, order].T.copy()  # [n, outputs]
+        weights = problem.weights[:, order]
+        self.inverse = _Lazy(np.linalg.inv(problem.second[np.ix_(order, order)]))
+        self.power = _Lazy(weights.T @ weights)
         self._restart(units)
 
     def _restart(self, units: int) -> None:
+        """Take the blocks that units own on the diagonals, [units, p, p]."""
         self.units, self.thick = units, 0
-        room = THICKEST + self.p
-        self.left, self.right = np.empty((len(self.inverse), room)), np.empty((room, len(self.inverse)))
         at = np.arange(units * self.p).reshape(units, self.p)
-        self.blocks = self.inverse[at[:, :, None], at[:, None, :]]  # the diagonal ones of every unit, [units, p, p]
+        self.inverses = self.inverse.matrix[at[:, :, None], at[:, None, :]]
+        self.powers = self.power.matrix[at[:, :, None], at[:, None, :]]
 
     def costs(self) -> np.ndarray:
-        """tr(W_P ([H⁻¹]_PP)⁻¹ W_Pᵀ) of every unit; what it is for units that are gone means nothing."""
-        owned = self.weights[: self.units * self.p].reshape(self.units, self.p, -1)
-        solved = owned / self.blocks if self.p == 1 else np.linalg.solve(self.blocks, owned)
-        return self.worth * np.einsum("upo,upo->u", owned, solved)
+        """tr(([H⁻¹]_PP)⁻¹ W_Pᵀ W_P) of every unit; what it is for units that are gone means nothing."""
+        if self.p == 1:
+            return self.worth * (self.powers / self.inverses).reshape(-1)
+        return self.worth * np.trace(np.linalg.solve(self.inverses, self.powers), axis1=1, axis2=2)
 
     def remove(self, k: int) -> None:
-        """The rank-p downdate."""
-        at, t = slice(k * self.p, (k + 1) * self.p), self.thick
-        rows = self.inverse[at] - self.left[at, :t] @ self.right[:t]  # of H⁻¹, [p, n]
+        """The downdates: of rank p for H⁻¹, and what W's own, W - W_P s, makes of Wᵀ W."""
+        at = slice(k * self.p, (k + 1) * self.p)
+        rows, powers = self.inverse.rows(at), self.power.rows(at)  # [p, n]
         shares = np.linalg.solve(rows[:, at], rows)
-        self.left[:, t : t + self.p], self.right[t : t + self.p] = rows.T, shares
-        self.thick += self.p
-        self.weights -= shares.T @ self.weights[at]
+        crossed = powers - powers[:, at] @ shares / 2
+        self.inverse.subtract(rows.T, shares)
+        self.power.subtract(np.hstack([shares.T, crossed.T]), np.vstack([crossed, shares]))
         ends = self.units * self.p
-        mine, theirs = (m[:, :ends].reshape(self.p, self.units, self.p) for m in (rows, shares))
-        self.blocks -= np.einsum("qui,quj->uij", mine, theirs)
-        self.blocks[k] = np.eye(self.p)
+        r, s, c = (m[:, :ends].reshape(self.p, self.units, self.p) for m in (rows, shares, crossed))
+        self.inverses -= np.einsum("qui,quj->uij", r, s)
+        mixed = np.einsum("qui,quj->uij", s, c)
+        self.powers -= mixed + mixed.swapaxes(1, 2)
+        self.inverses[k], self.powers[k] = np.eye(self.p), 0.0
+        self.thick += self.p
 
     def compact(self, alive: np.ndarray) -> None:
-        """Carry the product out and leave the units that are gone behind; ``alive`` is bool [units]."""
+        """Leave the units that are gone behind; ``alive`` is bool [units]."""
         kept = np.flatnonzero(np.append(np.repeat(alive, self.p), np.ones(self.rest, bool)))
-        left, right = self.left[kept, : self.thick], self.right[: self.thick, kept]
-        self.inverse = self.inverse[np.ix_(kept, kept)] - left @ right
-        self.weights = self.weights[kept]
+        self.inverse, self.power = self.inverse.at(kept), self.power.at(kept)
         self._restart(int(alive.sum()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.calibration import calibrate
+from graphprune.calibration import Calibration, calibrate
 from graphprune.errors import UsageError
 from graphprune.state import State
 
@@ -33,6 +33,8 @@ class Calibrate:
         inputs = state.data.get("inputs")
         if self.given and inputs is None:
             raise UsageError("this pipeline was made with real inputs and needs them", "give --calibration-data x.npz")
+        if not state.groups:  # cut will say why
+            return replace(state, data={**state.data, "calibration": Calibration({}, {}, {}, {}, "nothing")})
         found = calibrate(
             state.model,
             state.data.get("batchnorm", {}),

@@ -33,9 +33,9 @@ class Reconstruct:
 
     def __call__(self, state: State) -> State:
         """A state whose model has new weights, or the same state where no layer lost an input."""
-        calibration, going = state.data.get("calibration"), state.data.get("cut")
-        if calibration is None or going is None:
-            raise UsageError("reconstruct refits what a cut left", 'write "calibrate, ..., cut, reconstruct"')
+        calibration, going = state.data.get("calibration"), state.data.get("cut", {})
+        if calibration is None:
+            raise UsageError("reconstruct needs calibrated layers", 'write "calibrate, ..., cut, reconstruct"')
         model = state.model.copy()
         changed = False
         for name, (node, layer) in layers(model)[0].items():

@@ -32,9 +32,9 @@ class Repair:
 
     def __call__(self, state: State) -> State:
         """A state with normalisations added, or the same state."""
-        calibration, going = state.data.get("calibration"), state.data.get("cut")
-        if calibration is None or going is None:
-            raise UsageError("repair needs to know what a cut changed", 'write "calibrate, ..., cut, repair"')
+        calibration, going = state.data.get("calibration"), state.data.get("cut", {})
+        if calibration is None:
+            raise UsageError("repair needs calibrated layers", 'write "calibrate, ..., cut, reconstruct, repair"')
         produced = {t.name for node in state.model.graph.nodes for t in node.outputs}
         statistics = {}
         for name, moments in calibration.statistics.items():
@@ -42,7 +42,7 @@ class Repair:
                 kept = ~going.get(Dim(name, 1), np.zeros(len(moments["mean"]), bool))
                 statistics[name] = {part: values[kept] for part, values in moments.items()}
         targets = [name for name in statistics if name in state.data.get("batchnorm", {})]
-        if not targets:
+        if not targets or not going:
             return state
         opened = batched(state.model)
         factors: dict[str, list[np.ndarray]] = {name: [] for name in targets}

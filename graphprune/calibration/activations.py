@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
@@ -45,6 +46,16 @@ def _with_first_axis(model: Model, sizes: Mapping[str, int] | None) -> Model:
             elif info.name in sizes:
                 info.type.tensor_type.shape.dim[0].dim_value = sizes[info.name]
     return replace(model, header=header)
+
+
+def read_inputs(path: str | os.PathLike[str]) -> Inputs:
+    """The arrays of an npz file, by name."""
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, AttributeError) as error:
+        hint = "numpy.savez(path, INPUT=array) writes one"
+        raise UsageError(f"{path} cannot be read as an npz file: {error}", hint) from error
 
 
 def has_images(model: Model) -> bool:
