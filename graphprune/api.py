@@ -29,7 +29,7 @@ from graphprune.report import Report, TargetReport, to_json
 from graphprune.report import build as build_report
 from graphprune.shapes import symbolic_axes
 from graphprune.state import State
-from graphprune.verify import COMPILED_RTOL, LAW_RTOL, Agreement, Arrays, Runner, compare, rtol, seeded_inputs
+from graphprune.verify import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Runner, compare, rtol, seeded_inputs
 
 if TYPE_CHECKING:
     from graphprune.compile import Artefact
@@ -164,6 +164,7 @@ def prune(
     began = time.perf_counter()
     if plan is not None:
         steps = _replay(plan)
+        input_shapes = input_shapes if input_shapes or dim_params else plan.input_shapes
     elif passes is not None:
         steps = parse(passes)
     else:
@@ -275,11 +276,12 @@ def verify(
         UsageError: the plan does not fit the original.
         VerificationError: the replay breaks the law.
     """
+    input_shapes = input_shapes if input_shapes or dim_params else plan.input_shapes
     model = _load(original, input_shapes=input_shapes, dim_params=dim_params)
     state, _ = run(State(model, data=_given(calibration_data)), _replay(plan), seed=seed)
     inputs = seeded_inputs(model, seed)
     result = Runner(_load(pruned, input_shapes=input_shapes, dim_params=dim_params))(inputs)
-    return compare(result, Runner(state.model)(inputs), rtol(model, LAW_RTOL))
+    return compare(result, Runner(state.model)(inputs), rtol(model, REWRITE_RTOL))
 
 
 def bench(

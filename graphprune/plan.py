@@ -14,6 +14,7 @@ from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.pipeline import Record
 from graphprune.rules import Dim
+from graphprune.shapes import symbolic_axes
 
 VERSION = 1
 
@@ -40,6 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
     Attributes:
         version: of this format.
         model: name of the model the plan was made for.
+        input_shapes: sizes that inputs with symbolic dimensions had; what is measured for a refit depends on them.
         before: passes to run before the removals.
         removals: what to remove, weight by weight.
         after: passes to run after the removals.
@@ -47,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     version: int
     model: str
+    input_shapes: dict[str, tuple[int, ...]]
     before: list[str]
     removals: list[Removal]
     after: list[str]
@@ -64,7 +67,8 @@ def from_records(model: Model, records: Iterable[Record]) -> Plan:
             removals = _removals(record.before.model, record.cut)
         elif record.agreement is not None or record.prepares:
             (after if removals else before).append(record.text)
-    return Plan(VERSION, model.name, before, removals, after)
+    sizes = {name: model.input_shapes[name] for name, info in model.inputs.items() if symbolic_axes(info)}
+    return Plan(VERSION, model.name, sizes, before, removals, after)
 
 
 def _removals(model: Model, cut: Mapping[Dim, np.ndarray]) -> list[Removal]:

@@ -41,13 +41,17 @@ def test_removals_name_every_weight_of_a_unit(result):
     assert "cut" not in result.plan.before + result.plan.after
 
 
+def test_sizes_of_the_run_are_kept():
+    assert graphprune.prune(RESNET, dim_params={"batch": 3}).plan.input_shapes == {"image": (3, 1, 28, 28)}
+
+
 def test_json_round_trip(result, tmp_path):
     file = tmp_path / "plan.json"
     file.write_bytes(plans.to_json(result.plan))
     assert plans.read(file) == result.plan
     lines = file.read_text().splitlines()
     assert sum('"tensor"' in line for line in lines) == len(result.plan.removals)
-    assert plans.to_json(Plan(1, "m", [], [], [])).decode().count("removals") == 1
+    assert plans.to_json(Plan(1, "m", {}, [], [], [])).decode().count("removals") == 1
 
 
 def test_as_drop_is_the_inverse(result):
@@ -75,7 +79,7 @@ def test_refusals(result):
 
     def refused(*removals: Removal) -> str:
         with pytest.raises(UsageError) as error:
-            plans.as_drop(Plan(1, "m", [], list(removals), []), groups)
+            plans.as_drop(Plan(1, "m", {}, [], list(removals), []), groups)
         return str(error.value)
 
     assert "lacks or pins" in refused(Removal("nobody", 0, 4, [0]))
@@ -88,7 +92,7 @@ def test_unreadable_files(tmp_path):
     for name, text in {
         "a": "{",
         "b": "{}",
-        "c": '{"version":9,"model":"","before":[],"removals":[],"after":[]}',
+        "c": '{"version":9,"model":"","input_shapes":{},"before":[],"removals":[],"after":[]}',
     }.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(UsageError):
