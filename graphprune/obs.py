@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+EXACT = 1e-13  # share of the power of an output that counts as none
 THICKEST = 64  # columns of a product that is not yet carried out
 
 
@@ -39,14 +40,25 @@ def damped(second: np.ndarray, damp: float) -> np.ndarray:
     result = second.copy()
     columns = len(result) - 1
     mean = np.trace(result[:-1, :-1]) / max(columns, 1)
-    result[np.arange(columns), np.arange(columns)] += damp * mean or 1.0
+    result[np.arange(columns), np.arange(columns)] += damp * mean if mean else 1.0
     result[-1, -1] += 1e-9
     return result
 
 
-def fit(weights: np.ndarray, second: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The least-squares weights on the ``kept`` columns: W H[:, S] (H[S, S])⁻¹, float64 [outputs, kept]."""
-    return np.linalg.solve(second[np.ix_(kept, kept)], second[kept] @ weights.T).T
+def fit(weights: np.ndarray, second: np.ndarray, kept: np.ndarray, damp: float) -> np.ndarray:
+    """The least-squares weights on the ``kept`` columns: W H[:, S] (H[S, S])⁻¹, float64 [outputs, kept].
+
+    Damping guards against what few samples happen to say; where the kept columns can do without any loss, as for dead
+    and duplicate inputs, it has nothing to guard and is left out.
+    """
+
+    def solved(damping: float) -> np.ndarray:
+        matrix = damped(second, damping)
+        return np.linalg.solve(matrix[np.ix_(kept, kept)], matrix[kept] @ weights.T).T
+
+    exact = solved(EXACT)
+    power = float(np.einsum("oi,ij,oj->", weights, second, weights, optimize=True))
+    return exact if error(weights, second, exact, kept) <= EXACT * power else solved(damp)
 
 
 def error(weights: np.ndarray, second: np.ndarray, fitted: np.ndarray, kept: np.ndarray) -> float:

@@ -61,4 +61,5 @@ class Obs:
             columns = (positions[:, :, None] * taps + np.arange(taps)).reshape(group.size, -1)
             n = moments.weights.shape[2] - (not moments.layer.shiftable)
             for weights, second in zip(moments.weights, moments.second, strict=True):
-                yield Problem(weights[:, :n], damped(second, self.damp)[:n, :n], columns, 1 / (moments.energy or 1.0))
+                alive = weights * (np.diagonal(second) > 0)  # an input that is always 0 costs nothing, however weighted
+                yield Problem(alive[:, :n], damped(second, self.damp)[:n, :n], columns, 1 / (moments.energy or 1.0))

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from graphprune.calibration import Moments, bias_of, layers
 from graphprune.errors import UsageError
 from graphprune.model import Model
-from graphprune.obs import damped, fit
+from graphprune.obs import fit
 from graphprune.rules import Dim, Layer
 from graphprune.state import State
 
@@ -57,7 +57,7 @@ class Reconstruct:
         rows = np.ones(parts * outputs, bool) if made is None else ~np.repeat(made, parts * outputs // len(made))
         fitted = []
         for weights, second, left in zip(moments.weights, moments.second, rows.reshape(parts, outputs), strict=True):
-            matrix = fit(weights[left], damped(second, self.damp), np.flatnonzero(columns))
+            matrix = fit(weights[left], second, np.flatnonzero(columns), self.damp)
             fitted.append(matrix if moments.layer.shiftable else np.pad(matrix, [(0, 0), (0, 1)]))
         return np.stack(fitted)
 

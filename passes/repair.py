@@ -26,7 +26,7 @@ class Repair:
         limit: a channel is scaled by at most this factor, up or down.
     """
 
-    limit: float = 2.0
+    limit: float = 1.3
 
     approximate: ClassVar[bool] = True
 

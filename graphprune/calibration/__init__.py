@@ -208,7 +208,7 @@ def _positions(values: np.ndarray) -> np.ndarray:
     if values.ndim < 4:
         flat = values.reshape(-1, values.shape[-1])
         return np.asarray(flat[:: max(1, len(flat) // POSITIONS)], np.float64)
-    flat = values.reshape(*values.shape[:2], -1)
+    flat = values.reshape(len(values), values.shape[1], -1)
     step = max(1, flat.shape[0] * flat.shape[2] // POSITIONS)
     return np.asarray(flat[:, :, ::step].swapaxes(1, 2), np.float64).reshape(-1, values.shape[1])
 

@@ -69,7 +69,7 @@ def imposed(model: Model, statistics: Statistics, found: Statistics) -> Model:
 
 
 def shrunk(second: np.ndarray, count: int) -> np.ndarray:
-    """Second moments of ``count`` samples with their correlations drawn in as far as so few samples call for.
+    """Second moments with their correlations drawn in, where there are fewer than two samples for each input.
 
     Oracle approximating shrinkage (Chen et al. 2010, equation 23) of the covariance, here towards its diagonal.
 
@@ -80,6 +80,8 @@ def shrunk(second: np.ndarray, count: int) -> np.ndarray:
     mean = second[:-1, -1]
     covariance = second[:-1, :-1] - np.outer(mean, mean)
     n = len(covariance)
+    if count >= 2 * n:
+        return second
     power, square = np.trace(covariance) ** 2, (covariance**2).sum()
     apart = (count + 1 - 2 / n) * (square - power / n)
     share = min(1.0, ((1 - 2 / n) * square + power) / apart) if apart > 0 else 0.0

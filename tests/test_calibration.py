@@ -1,0 +1,117 @@
+"""Noise, imposed statistics, and moments against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphprune.calibration import calibrate
+from graphprune.calibration.activations import batched, read_inputs, run, synthetic
+from graphprune.calibration.statistics import imposed, observed, shrunk
+from graphprune.errors import UsageError
+from graphprune.model import load
+from graphprune.noise import KINDS
+from tests.law import net
+
+DEEP = net("t = Conv(x, a)\nu = Relu(t)\nv = Conv(u, b)\ny = Relu(v)", a=(6, 3, 3, 3), b=(5, 6, 1, 1))
+
+
+def statistics(rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
+    return {n: {"mean": rng.standard_normal(c), "std": rng.uniform(0.5, 2, c)} for n, c in (("t", 6), ("v", 5))}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_is_seeded_and_of_unit_size(kind):
+    a, b = (KINDS[kind]((4, 3, 33, 48), np.random.default_rng(7)) for _ in range(2))
+    assert np.array_equal(a, b)
+    assert abs(a.mean()) < 0.5
+    assert 0.5 < a.std() < 1.5
+
+
+def test_pink_noise_is_smooth_and_leaves_have_edges():
+    rough, smooth = (np.abs(np.diff(KINDS[k]((4, 3, 64, 64), np.random.default_rng(0)))) for k in ("white", "pink"))
+    assert smooth.mean() < 0.6 * rough.mean()
+    flat = np.abs(np.diff(KINDS["leaves"]((4, 3, 64, 64), np.random.default_rng(0))))
+    assert np.median(flat) < 0.5 * flat.mean()
+
+
+def test_second_moments_are_those_of_the_tensor():
+    model = load(DEEP)
+    found = calibrate(model, {}, kinds=["white"], count=8)
+    x = synthetic(batched(model), "white", 8, 0, (-2, 2))
+    u = next(iter(run(batched(model), ["u"], x)))["u"]
+    rows = np.concatenate([np.moveaxis(u, 1, -1).reshape(-1, 6), np.ones((u.size // 6, 1))], axis=1).astype(np.float64)
+    assert found.moments["b"].second[0] == pytest.approx(rows.T @ rows / len(rows), rel=1e-6)
+    assert "no BatchNorm" in found.source
+
+
+def test_imposed_statistics_hold_at_every_tensor():
+    model, wanted = batched(load(DEEP)), statistics(np.random.default_rng(1))
+    x = synthetic(model, "pink", 16, 0, (-2, 2))
+    changed = imposed(model, wanted, observed(model, wanted, x))
+    values = next(iter(run(changed, ["t", "v"], x)))
+    for name, moments in wanted.items():
+        assert values[name].mean((0, 2, 3)) == pytest.approx(moments["mean"], abs=1e-2)
+        assert values[name].std((0, 2, 3)) == pytest.approx(moments["std"], rel=1e-2)
+
+
+def test_the_batch_is_opened_where_the_model_lets_it():
+    assert len(next(iter(run(batched(load(DEEP)), ["t"], {"x": np.zeros((6, 3, 8, 8), np.float32)})))["t"]) == 6
+    shape = np.array([1, 48], np.int64)
+    fixed = load(
+        net(
+            "t = Conv(x, a)\nu = Reshape(t, s)\ny = MatMul(u, b)",
+            inputs="float[1,3,4,4] x",
+            a=(3, 3, 1, 1),
+            s=shape,
+            b=(48, 2),
+        )
+    )
+    chunks = list(run(batched(fixed), ["u"], {"x": np.zeros((6, 3, 4, 4), np.float32)}))
+    assert [c["u"].shape for c in chunks] == [(1, 48)] * 6
+
+
+def test_little_memory_means_more_chunks_and_the_same_moments(monkeypatch):
+    whole = calibrate(load(DEEP), {}, count=8)
+    monkeypatch.setattr("graphprune.calibration.activations.MEMORY", 20_000)
+    pieces = calibrate(load(DEEP), {}, count=8)
+    assert pieces.moments["b"].second == pytest.approx(whole.moments["b"].second, rel=1e-6)
+
+
+def test_real_inputs_weigh_half():
+    given = {"x": np.random.default_rng(0).uniform(3, 4, (8, 3, 8, 8)).astype(np.float32)}
+    noise, mixed = (calibrate(load(DEEP), {}, count=8, given=g).moments["a"].second[0] for g in (None, given))
+    assert mixed[0, -1] == pytest.approx((noise[0, -1] + 3.5) / 2, abs=0.1)
+    with pytest.raises(UsageError, match="'x'"):
+        calibrate(load(DEEP), {}, count=2, given={"z": given["x"]})
+
+
+def test_whole_number_inputs_stay_below_the_table_they_index():
+    words = net("e = Gather(t, x)\ny = MatMul(e, b)", inputs="int64[1,7] x", t=(30, 8), b=(8, 4))
+    found = calibrate(load(words), {}, count=8)
+    assert found.moments["b"].second.shape == (1, 9, 9)
+
+
+def test_few_samples_lose_their_correlations_and_keep_their_variances():
+    rows = np.c_[np.random.default_rng(0).standard_normal((5, 40)), np.ones(5)]
+    second = rows.T @ rows / 5
+    few, many = shrunk(second, 5), shrunk(second, 5000)
+    assert np.array_equal(many, second)
+    assert np.diagonal(few) == pytest.approx(np.diagonal(second))
+    assert np.linalg.eigvalsh(few).min() > 1e-3 > np.abs(np.linalg.eigvalsh(second)).min()
+
+
+def test_inputs_that_overflow_are_left_out():
+    huge = net("t = Conv(x, a)\nu = Exp(t)\ny = Conv(u, b)", a=np.full((4, 3, 1, 1), 1e4, np.float32), b=(2, 4, 1, 1))
+    found = calibrate(load(huge), {}, count=2)
+    assert set(found.moments) == {"a"}
+    assert found.skipped == {"b": "its inputs are not finite"}
+
+
+def test_an_npz_file_and_anything_else(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.ones(3))
+    assert read_inputs(tmp_path / "x.npz")["x"].tolist() == [1, 1, 1]
+    (tmp_path / "y.npz").write_text("no")
+    for name in ("y.npz", "z.npz"):
+        with pytest.raises(UsageError, match=name):
+            read_inputs(tmp_path / name)
