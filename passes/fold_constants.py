@@ -21,6 +21,9 @@ _RANDOM = frozenset(
 class FoldConstants:
     """Run the constant part of the graph once, in onnxruntime, and keep its results as initializers.
 
+    A matrix that several layers share through Identity nodes stays one; a vector becomes one for each, for exporters
+    store equal biases once that have nothing to do with each other.
+
     Attributes:
         growth: results may be this many times larger than what they are computed from, beyond the first megabyte.
     """
@@ -30,9 +33,10 @@ class FoldConstants:
     def __call__(self, state: State) -> State:
         """A state without nodes that compute constants, or the same state."""
         model = state.model.copy()
+        shared = _share_matrices(model)
         foldable = _foldable(model)
         if not foldable:
-            return state
+            return replace(state, model=model.with_nodes(model.graph.nodes)) if shared else state
         ids = {id(n) for n in foldable}
         outputs = {t.name for t in model.graph.outputs}
         results = [
@@ -52,6 +56,22 @@ class FoldConstants:
             tensor.inputs.clear()
             tensor.to_constant(value)
         return replace(state, model=model.with_nodes(n for n in model.graph.nodes if id(n) not in ids))
+
+
+def _share_matrices(model: Model) -> bool:
+    """Let the readers of a copied matrix read the matrix; whether there were any."""
+    found = False
+    for node in model.graph.nodes:
+        source = node.inputs[0] if node.op == "Identity" and is_standard(node) else None
+        if not isinstance(source, gs.Constant) or len(source.shape) < 2 or node.outputs[0].name in model.outputs:
+            continue
+        copy = node.outputs[0]
+        if any(opaque(reader) for reader in copy.outputs):
+            continue
+        for reader in list(copy.outputs):
+            reader.inputs = [source if t is copy else t for t in reader.inputs]
+            found = True
+    return found
 
 
 def _foldable(model: Model) -> list[gs.Node]:

@@ -70,3 +70,13 @@ def test_custom_operators_stay() -> None:
 def test_nothing_to_do_returns_the_same_state() -> None:
     state = State(load(net("y = Relu(x)")))
     assert FoldConstants()(state) is state
+
+
+def test_a_shared_matrix_stays_one_and_a_shared_vector_does_not() -> None:
+    body = "w2 = Identity(w)\nb2 = Identity(b)\nt = Gemm(x, w, b)\ny = Gemm(t, w2, b2)"
+    model = load(net(body, inputs="float[2,6] x", w=(6, 6), b=(6,)))
+    folded = FoldConstants()(State(model)).model
+    assert sorted(folded.constants) == ["b", "b2", "w"]
+    assert [n.op for n in folded.graph.nodes] == ["Gemm", "Gemm"]
+    inputs = seeded_inputs(model)
+    np.testing.assert_array_equal(Runner(folded)(inputs)["y"], Runner(model)(inputs)["y"])
