@@ -100,6 +100,7 @@ class Report(msgspec.Struct, frozen=True):
     targets: list[TargetReport] = []
     latency: dict[str, Timing] = {}
     seconds: dict[str, float] = {}
+    notes: list[str] = []
 
     @property
     def law_error(self) -> float | None:
@@ -157,6 +158,7 @@ def build(
         ],
         pinned=[*left_out, *map(_pin, dependencies.pinned)],
         versions=versions(),
+        notes=list(analysed.data.get("notes", ())),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
     )
 

@@ -28,7 +28,7 @@ class State:
         drop: units chosen for removal, by group name; consumed by ``cut``.
         include: regular expression; only groups with a matching axis or tensor name are pruned.
         exclude: regular expression; groups with a matching axis or tensor name are left alone.
-        data: anything a pass leaves for later ones, by a name of its choice.
+        data: anything a pass leaves for later ones, by a name of its choice; ``notes``, texts, go into the report.
     """
 
     model: Model

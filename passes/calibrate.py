@@ -43,4 +43,5 @@ class Calibrate:
             spread=self.spread,
             given=inputs,
         )
-        return replace(state, data={**state.data, "calibration": found})
+        notes = (*state.data.get("notes", ()), f"calibrated on {found.source}")
+        return replace(state, data={**state.data, "calibration": found, "notes": notes})

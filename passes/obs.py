@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from graphprune.calibration import Calibration
 from graphprune.errors import UsageError
 from graphprune.groups import Group
+from graphprune.model import Model
 from graphprune.obs import Problem, damped, remove_all
 from graphprune.state import State
 
@@ -33,22 +34,15 @@ class Obs:
         calibration = state.data.get("calibration")
         if calibration is None:
             raise UsageError("obs needs calibrated layers", 'put calibrate before it: "calibrate, obs, ..."')
-        return replace(state, scores={g.name: self._score(g, state, calibration) for g in state.groups})
-
-    def _score(self, group: Group, state: State, calibration: Calibration) -> np.ndarray:
-        problems = list(self._problems(group, calibration))
-        if problems:
-            order, added = remove_all(problems)
-        else:
-            power = sum((owned.astype(np.float64) ** 2).sum(axis=1) for owned in group.owned(state.model))
-            order = np.argsort(power, kind="stable")
-            added = np.asarray(power)[order] / (np.sum(power) or 1.0)
-        scores = np.empty(group.size)
-        total = -1.0
-        for unit, error in zip(order, np.cumsum(added), strict=True):
-            total = max(float(error), np.nextafter(total, np.inf)) if total >= 0 else float(error)
-            scores[unit] = total
-        return scores
+        scores, notes = {}, list(state.data.get("notes", ()))
+        for group in state.groups:
+            problems = list(self._problems(group, calibration))
+            scores[group.name] = _curve(group, problems, state.model)
+            if not problems:
+                why = [calibration.skipped[d.tensor] for d in group.weights if d.tensor in calibration.skipped]
+                reason = why[0] if why else "no linear layer reads it"
+                notes.append(f"group {group.name} is scored by the size of its weights: {reason}")
+        return replace(state, scores=scores, data={**state.data, "notes": tuple(notes)})
 
     def _problems(self, group: Group, calibration: Calibration) -> Iterator[Problem]:
         for dim in group.weights:
@@ -63,3 +57,18 @@ class Obs:
             for weights, second in zip(moments.weights, moments.second, strict=True):
                 alive = weights * (np.diagonal(second) > 0)  # an input that is always 0 costs nothing, however weighted
                 yield Problem(alive[:, :n], damped(second, self.damp)[:n, :n], columns, 1 / (moments.energy or 1.0))
+
+
+def _curve(group: Group, problems: Sequence[Problem], model: Model) -> np.ndarray:
+    """The error once a unit and all before it are gone, float64 [units]; no two are equal."""
+    if problems:
+        order, added = remove_all(problems)
+    else:
+        power = np.sum([(owned.astype(np.float64) ** 2).sum(axis=1) for owned in group.owned(model)], axis=0)
+        order = np.argsort(power, kind="stable")
+        added = power[order] / (power.sum() or 1.0)
+    scores = np.empty(group.size)
+    total = 0.0
+    for unit, error in zip(order, np.cumsum(added), strict=True):
+        scores[unit] = total = max(float(error), float(np.nextafter(total, np.inf)))
+    return scores

@@ -208,9 +208,10 @@ def _positions(values: np.ndarray) -> np.ndarray:
     if values.ndim < 4:
         flat = values.reshape(-1, values.shape[-1])
         return np.asarray(flat[:: max(1, len(flat) // POSITIONS)], np.float64)
-    flat = values.reshape(len(values), values.shape[1], -1)
-    step = max(1, flat.shape[0] * flat.shape[2] // POSITIONS)
-    return np.asarray(flat[:, :, ::step].swapaxes(1, 2), np.float64).reshape(-1, values.shape[1])
+    channels = values.shape[1]
+    images = values.reshape(len(values), channels, -1)
+    step = max(1, images.size // channels // POSITIONS)
+    return np.asarray(images[:, :, ::step].swapaxes(1, 2), np.float64).reshape(-1, channels)
 
 
 def _destination(node: gs.Node) -> str:

@@ -107,11 +107,11 @@ def test_scores_are_the_error_curve_of_the_group():
 
 
 def test_groups_that_no_layer_reads_are_scored_by_their_weights():
-    shared = net(
-        "t = Conv(x, a)\nu = Conv(t, b)\nv = Conv(u, b)\ny = Conv(v, c)", a=(6, 3, 1, 1), b=(6, 6, 1, 1), c=(2, 6, 1, 1)
-    )
+    body = "t = Conv(x, a)\nu = Relu(t)\nv = Conv(t, b)\nw = Conv(u, b)\ny = Add(v, w)"
+    shared = net(body, a=(6, 3, 1, 1), b=(4, 6, 1, 1))
     state, _ = run(State(load(shared)), parse("calibrate(count=2), obs"))
     assert state.data["calibration"].skipped == {"b": "its weight is shared"}
+    assert any("its weight is shared" in note for note in state.data["notes"])
     assert all(len(np.unique(s)) == len(s) for s in state.scores.values())
 
 
