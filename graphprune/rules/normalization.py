@@ -55,10 +55,22 @@ def _lp_norm_ties(call: Call) -> Ties:
             yield tie(call.x, axis, call.y, axis)
 
 
+def _layer_norm_ties(call: Call) -> Ties:
+    """Ba et al. 2016, and Zhang & Sennrich 2019 without the mean: all axes from one on are normalised together."""
+    at = normal_axis(call.attrs.get("axis", -1), call.x.rank)
+    for operand in (call.x, *(y for y in call.outputs if y is not None)):
+        for axis in range(call.x.rank):
+            if axis >= at:
+                yield Pin(operand.dim(axis), "normalised over")
+            elif operand is not call.x:
+                yield tie(call.x, axis, operand, axis)
+
+
 RULES = {
     "BatchNormalization": Rule(_batch_norm_ties, neutral={4: 1.0}),
     "InstanceNormalization": Rule(_instance_norm_ties),
     "LRN": Rule(_lrn_ties),
     **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], Rule(_along_axis_ties)),
+    **dict.fromkeys(["LayerNormalization", "RMSNormalization"], Rule(_layer_norm_ties)),
     "LpNormalization": Rule(_lp_norm_ties),
 }

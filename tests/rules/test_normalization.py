@@ -65,6 +65,13 @@ CASES = [
     among("Softmax, last axis unless said otherwise", "u = Softmax(t)", pinned=True),
     between("Softmax, all but the first axis before opset 13", "u = Softmax(t)", opset=11, pinned=True),
     among("Softmax, opset 11, axis 1 of 3 covers the last", "u = Softmax<axis=1>(t)", opset=11, pinned=True),
+    between("LayerNormalization of rows", "u = LayerNormalization<axis=3>(t, s, o)", s=(8,), o=(8,)),
+    between(
+        "LayerNormalization over the channels too", "u = LayerNormalization<axis=1>(t, s)", s=(6, 8, 8), pinned=True
+    ),
+    between("LayerNormalization with its statistics", "u, m, d = LayerNormalization<axis=-2>(t, s)", s=(8, 8)),
+    among("LayerNormalization, last axis unless said otherwise", "u = LayerNormalization(t, s)", s=(6,), pinned=True),
+    between("RMSNormalization of images", "u = RMSNormalization<axis=2>(t, s)", s=(8, 8), opset=23),
     between("LpNormalization over the channels", "u = LpNormalization<axis=1, p=2>(t)", pinned=True),
     between("LpNormalization over another axis", "u = LpNormalization<axis=3, p=2>(t)"),
     between("LpNormalization over the last axis", "u = LpNormalization<p=1>(t)"),
