@@ -68,7 +68,7 @@ class CompiledModel:
             raise InvalidModelError(
                 f"{folder} was compiled for {manifest.target.cpu} ({needs}), not for this processor"
             )
-        self._handle = self._library.graphprune_create(self._weights.ctypes.data)
+        self._handle = self._library.graphprune_create(self._weights.ctypes.data, self._weights.nbytes, None)
         if not self._handle:
             raise MemoryError(f"{folder}: no memory for a workspace of {manifest.workspace_bytes} bytes")
 
@@ -139,7 +139,7 @@ def _load(path: Path) -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         raise InvalidModelError(f"{path} cannot be loaded: {error}") from error
     library.graphprune_supported.restype = ctypes.c_int
-    library.graphprune_create.argtypes = [ctypes.c_void_p]
+    library.graphprune_create.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
     library.graphprune_create.restype = ctypes.c_void_p
     library.graphprune_destroy.argtypes = [ctypes.c_void_p]
     library.graphprune_destroy.restype = None

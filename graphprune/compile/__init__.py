@@ -1,7 +1,8 @@
-"""Compile a pruned ONNX model to one shared library that needs no runtime.
+"""Compile a pruned ONNX model to a library or a WebAssembly module that needs no runtime.
 
 ONNX → Relax → kernels in TIR (ours, or TVM's legalised ones) → one static plan of memory and calls → object → library.
-The artefact is a folder: the library, `weights.bin` and `manifest.json`; `graphprune.runtime.load` runs it.
+The artefact is a folder: `weights.bin`, `manifest.json` and the code. For C that is a shared and a static library with
+their header, which `graphprune.runtime.load` runs too; for JavaScript a WebAssembly module with its loader.
 
 TVM is imported when a model is compiled, never before.
 """
@@ -9,6 +10,7 @@ TVM is imported when a model is compiled, never before.
 from __future__ import annotations
 
 import importlib.metadata
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +35,7 @@ class Artefact:
     """What was written, and how long each step took.
 
     Attributes:
-        folder: holds the library, `weights.bin` and `manifest.json`.
+        folder: holds the code, `weights.bin` and `manifest.json`.
         manifest: the facts written there.
         seconds: wall time of each step.
     """
@@ -72,66 +74,70 @@ def compile_model(
         yield
         seconds[name] = time.perf_counter() - start
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with step("load the compiler"):
-        from graphprune.compile import build, emit, importer, lower, memory, targets
-        from graphprune.compile.program import read_program
+    with _filling(Path(folder)) as new:
+        with step("load the compiler"):
+            from graphprune.compile import build, emit, importer, javascript, lower, memory, targets
+            from graphprune.compile.program import read_program
 
-        machine = targets.resolve(target)
-    with step("import"):
-        module, node_of = importer.import_onnx(proto, dict(shapes or {}))
-    with step("lower"):
-        lowered = lower.lower(module, machine)
-        program = read_program(lowered.module, lowered.scratch)
-        workspace, weights = memory.plan(program)
-    with step("write weights"), _replacing(folder / "weights.bin") as path:
-        _write_weights(program, path, weights)
-    with step("compile kernels"), _replacing(folder / machine.library) as library:
-        objects = library.with_suffix(".o")
-        build.write_object(lowered.module, machine, objects)
-        source, identity = emit.seal(emit.emit_c(program, machine, workspace, weights), objects.read_bytes())
-        build.link(source, [objects], machine, library)
-        objects.unlink()
-
-    def values(names: list[str], indices: list[int]) -> tuple[Value, ...]:
-        tensors = [program.tensors[i] for i in indices]
-        return tuple(Value(name, t.dtype, t.shape) for name, t in zip(names, tensors, strict=True))
-
-    initializers = {tensor.name for tensor in proto.graph.initializer}
-    manifest = Manifest(
-        name=proto.graph.name,
-        target=Machine(machine.name, machine.triple, machine.cpu, machine.features),
-        library=machine.library,
-        identity=identity,
-        inputs=values([v.name for v in proto.graph.input if v.name not in initializers], program.inputs),
-        outputs=values([v.name for v in proto.graph.output], program.outputs),
-        workspace_bytes=workspace,
-        weights_bytes=weights,
-        kernels=tuple(
-            Kernel(
-                call.function,
-                "ours" if call.function in lowered.ours else "fallback",
-                tuple(node_of[v] for v in lowered.covers.get(call.label, [call.label]) if v in node_of),
-            )
-            for call in program.calls
-        ),
-        versions={name: importlib.metadata.version(name) for name in ("graphprune", "apache-tvm", "onnx")},
-    )
-    with _replacing(folder / "manifest.json") as path:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
-    return Artefact(folder, manifest, seconds)
+            machine = targets.resolve(target)
+        with step("import"):
+            module, node_of = importer.import_onnx(proto, dict(shapes or {}))
+        with step("lower"):
+            lowered = lower.lower(module, machine)
+            program = read_program(lowered.module, lowered.scratch)
+            workspace, weights = memory.plan(program)
+        initializers = {tensor.name for tensor in proto.graph.initializer}
+        inputs = _values([v.name for v in proto.graph.input if v.name not in initializers], program, program.inputs)
+        outputs = _values([v.name for v in proto.graph.output], program, program.outputs)
+        with step("write weights"):
+            _write_weights(program, new / "weights.bin", weights)
+        with step("compile kernels"):
+            kernels = new / "kernels.o"
+            build.write_object(lowered.module, machine, kernels)
+        with step("link"):
+            source = emit.emit(program, machine, workspace, weights, inputs, outputs)
+            source, identity = emit.seal(source, kernels.read_bytes())
+            build.link(source, kernels, machine, new)
+            kernels.unlink()
+            if machine.wasm:
+                (new / "model.mjs").write_text(javascript.loader(), "utf-8")
+                (new / "model.d.ts").write_text(javascript.types(inputs, outputs), "utf-8")
+        manifest = Manifest(
+            name=proto.graph.name,
+            target=Machine(machine.name, machine.triple, machine.cpu, machine.features),
+            library=machine.library,
+            identity=identity,
+            inputs=inputs,
+            outputs=outputs,
+            workspace_bytes=workspace,
+            weights_bytes=weights,
+            kernels=tuple(
+                Kernel(
+                    call.function,
+                    "ours" if call.function in lowered.ours else "fallback",
+                    tuple(node_of[v] for v in lowered.covers.get(call.label, [call.label]) if v in node_of),
+                )
+                for call in program.calls
+            ),
+            versions={name: importlib.metadata.version(name) for name in ("graphprune", "apache-tvm", "onnx")},
+        )
+        (new / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+    return Artefact(Path(folder), manifest, seconds)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A name to write under; the file then takes the place of `path`, which a running process may have mapped."""
-    new = path.with_name(f"new-{path.name}")
-    try:
-        yield new
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+def _filling(folder: Path) -> Iterator[Path]:
+    """A folder to write in; its files then take the places of those in `folder`, which a process may have mapped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="new-", dir=folder) as new:
+        yield Path(new)
+        for file in Path(new).iterdir():
+            file.replace(folder / file.name)
+
+
+def _values(names: list[str], program: Program, tensors: list[int]) -> tuple[Value, ...]:
+    found = [program.tensors[i] for i in tensors]
+    return tuple(Value(name, t.dtype, t.shape) for name, t in zip(names, found, strict=True))
 
 
 def _write_weights(program: Program, path: Path, size: int) -> None:

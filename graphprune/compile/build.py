@@ -1,4 +1,4 @@
-"""Kernels and C to a shared library: LLVM through TVM, then the system's C compiler or zig's."""
+"""Kernels and C to what a target's users link or load: LLVM through TVM, then the system's C compiler or zig's."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from pathlib import Path
 import tvm
 from tvm import tirx
 
+from graphprune.compile.emit import Source
 from graphprune.compile.lower import llvm_target
 from graphprune.compile.targets import Target
 from graphprune.errors import CompileError
+
+_FLAGS = ["-O2", "-std=c11", "-fvisibility=hidden"]
+_LIBRARY = ["-shared", "-s"]
+# A reactor without a main: only what module.c.in exports, and no import.
+_MODULE = ["-mexec-model=reactor", "-Wl,--strip-all"]
+_SYSTEM = {"cc": ("cc", "gcc", "clang"), "ar": ("ar", "llvm-ar")}  # what a system calls its tools
+STATIC_LIBRARY = "libmodel.a"
 
 
 def write_object(module: tvm.IRModule, target: Target, path: Path) -> None:
@@ -29,29 +37,46 @@ def write_object(module: tvm.IRModule, target: Target, path: Path) -> None:
         tvm.get_global_func("target.build.llvm")(kernels, llvm).write_to_file(str(path), "o")
 
 
-def link(source: str, objects: list[Path], target: Target, library: Path) -> None:
-    """Compile the C `source` and link it with `objects` into the shared `library`.
+def link(source: Source, kernels: Path, target: Target, folder: Path) -> None:
+    """Compile `source` and link it with the object file `kernels`.
+
+    `folder` gets a WebAssembly module, or a shared library with its header and, where there is an archiver, a static
+    library.
 
     Raises:
         CompileError: no C compiler here, or it failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.c"
-        path.write_text(source)
-        flags = ["-O2", "-std=c11", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(library)]
-        command = [*_compiler(target), *flags, str(path), *map(str, objects), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    compiler = _tool("cc", target)
+    if compiler is None:
+        raise CompileError(f"no C compiler to link {target.name} with", 'pip install "graphprune[edge]"')
+    output = ["-o", str(folder / target.library)]
+    with tempfile.TemporaryDirectory() as scratch:
+        model, code = Path(scratch) / "model.c", Path(scratch) / "model.o"
+        model.write_text(source.model)
+        if target.wasm:
+            _run([*compiler, *_FLAGS, *_MODULE, *output, str(model), str(kernels)], target)
+            return
+        (folder / "model.h").write_text(source.header)
+        _run([*compiler, *_FLAGS, "-fPIC", f"-I{folder}", "-c", "-o", str(code), str(model)], target)
+        _run([*compiler, *_LIBRARY, *output, str(code), str(kernels), "-lm"], target)
+        if archiver := _tool("ar", target):
+            _run([*archiver, "rcs", str(folder / STATIC_LIBRARY), str(code), str(kernels)], target)
+
+
+def _run(command: list[str], target: Target) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = next(
             (line for line in done.stderr.splitlines() if "error" in line or "undefined" in line), done.stderr[-200:]
         )
-        raise CompileError(f"linking {library.name} failed: {reason.strip()[:300]}")
+        raise CompileError(f"linking {target.library} failed: {reason.strip()[:300]}")
 
 
-def _compiler(target: Target) -> list[str]:
-    """The command that compiles C for `target`: the system's `cc` at home, zig's anywhere."""
-    if not target.zig and (cc := shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")):
-        return [cc]
+def _tool(tool: str, target: Target) -> list[str] | None:
+    """The command of a compiler or archiver for `target`: the system's at home, zig's anywhere."""
+    if not target.zig and (found := next(filter(None, map(shutil.which, _SYSTEM[tool])), None)):
+        return [found]
     if importlib.util.find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "cc", *(["-target", target.zig] if target.zig else [])]
-    raise CompileError("no C compiler to link the model with", 'pip install "graphprune[edge]"')
+        flags = ["-target", target.zig] if target.zig and tool == "cc" else []
+        return [sys.executable, "-m", "ziglang", tool, *flags]
+    return None

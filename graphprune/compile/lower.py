@@ -20,14 +20,17 @@ Scratch = dict[str, list[tuple[str, tuple[int, ...]]]]
 
 def llvm_target(target: Target) -> tvm.target.Target:
     """TVM's form of `target`. Sums may be reordered and contracted: a dot product is vectors of partial sums."""
-    config = {
+    config: dict[str, object] = {
         "kind": "llvm",
         "mcpu": target.cpu,
+        "mattr": [f"+{feature}" for feature in target.features],
         "fast-math-reassoc": 1,
         "fast-math-contract": 1,
         "fast-math-nsz": 1,
         "opt-level": 2,
     }
+    if target.wasm:
+        config["vector-width"] = 32 * target.lanes  # LLVM knows it of other targets
     if target.triple:
         config["mtriple"] = target.triple
     llvm = tvm.target.Target(config)

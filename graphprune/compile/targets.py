@@ -25,10 +25,10 @@ class Target:
         name: the artefact's sub-folder, for example `x86-64`.
         triple: LLVM target triple; empty means the machine we run on.
         cpu: LLVM processor name.
-        features: processor features a library built for this target may use; checked before the model runs.
+        features: processor features a model built for this target may use; checked before the model runs.
         lanes: float32 values in one vector register.
         registers: vector registers.
-        library: file name of the shared library.
+        library: file name of the shared library, or of the WebAssembly module.
         zig: triple for `zig cc -target`; empty builds for the machine we run on.
     """
 
@@ -40,6 +40,11 @@ class Target:
     registers: int
     library: str
     zig: str = ""
+
+    @property
+    def wasm(self) -> bool:
+        """Whether JavaScript loads the model, not C."""
+        return self.triple.startswith("wasm")
 
 
 def machine() -> str:
@@ -65,7 +70,20 @@ def host() -> Target:
     return Target(name, triple, cpu, features, lanes, registers, "model" + _SUFFIXES.get(sys.platform, ".so"))
 
 
-TARGETS: dict[str, Callable[[], Target]] = {"host": host}
+# Any x86-64 of the last ten years, on any Linux since 2014 (glibc 2.17).
+X86_64 = Target(
+    "x86-64", "x86_64-linux-gnu", "x86-64-v3", ("avx2", "fma"), 8, 16, "model.so", zig="x86_64-linux-gnu.2.17"
+)
+AARCH64 = Target("aarch64", "aarch64-linux-gnu", "cortex-a72", (), 4, 32, "model.so", zig="aarch64-linux-gnu.2.17")
+# As many registers as give 8 accumulators: V8 spills beyond.
+WASM32 = Target("wasm32", "wasm32-unknown-unknown", "generic", ("simd128",), 4, 10, "model.wasm", zig="wasm32-wasi")
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "host": host,
+    "x86-64": lambda: X86_64,
+    "aarch64": lambda: AARCH64,
+    "wasm32": lambda: WASM32,
+}
 
 
 def resolve(name: str) -> Target:

@@ -134,12 +134,13 @@ def test_a_residual_network_is_its_convolutions(tmp_path: Path) -> None:
     assert kinds(artefact) == {"ours": convolutions + 2}  # the global average and the last Gemm
 
 
-def test_the_folder_holds_library_weights_and_manifest(tmp_path: Path) -> None:
+def test_the_folder_holds_libraries_weights_and_manifest(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     artefact = check(residual_net(1, 4), folder, shapes={"x": (1, 3, 32, 32)})
     manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
     assert manifest == artefact.manifest
-    assert sorted(p.name for p in folder.iterdir()) == sorted(["manifest.json", "weights.bin", manifest.library])
+    files = ["libmodel.a", "manifest.json", "model.h", manifest.library, "weights.bin"]
+    assert sorted(p.name for p in folder.iterdir()) == files
     assert (folder / "weights.bin").stat().st_size == manifest.weights_bytes
     assert manifest.name == "residual"
     named = {name for kernel in manifest.kernels for name in kernel.nodes}
