@@ -18,9 +18,11 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 LAYERS = [
     ["__main__"],
     ["cli"],
+    ["options"],
     ["api"],
     ["html", "tables"],
     ["plan", "report"],
+    ["execute"],
     ["runtime"],
     ["compile", "pipeline"],
     ["calibration", "obs"],
@@ -38,7 +40,12 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # What a pass may build on: everything below the pipeline.
 OPEN_TO_PASSES = {name for layer in LAYERS[RANK["pipeline"] + 1 :] for name in layer}
 # The modules that may import a package, for those that belong in one place.
-HOMES = {"jinja2": {"html"}, "networkx": {"budget", "coupling", "groups"}, "tvm": {"compile"}, "typer": {"cli"}}
+HOMES = {
+    "jinja2": {"html"},
+    "networkx": {"budget", "coupling", "groups"},
+    "tvm": {"compile"},
+    "typer": {"cli", "options"},
+}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
