@@ -25,6 +25,7 @@ PRESETS = ["obs", "magnitude", "l1", "slimming", "random"]
 TARGETS = {
     "fashion_resnet20": [0.7, 0.5, 0.35, 0.25],
     "fashion_mobilenet": [0.7, 0.5, 0.35, 0.25],
+    "fashion_densenet": [0.7, 0.5, 0.35, 0.25],
     "efficientnet_lite0": [0.8, 0.7, 0.6, 0.5],
 }
 
