@@ -68,7 +68,7 @@ def test_what_the_kept_inputs_can_make_is_made(body, weights):
             **weights,
         )
     )
-    count = 70 if "Flatten(u)" in body else 8  # two samples for each of its 96 columns
+    count = 70 if "Flatten(u)" in body else 24  # two samples for each of its 96 columns
     state, _ = run(State(model), parse(f"calibrate(count={count})"))
     (group,) = state.groups
     if group.size == 6:
