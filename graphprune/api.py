@@ -215,15 +215,16 @@ def compile(
 
     Raises:
         OutputError: the folder exists or cannot be made.
-        CompileError: a target cannot be built.
-        VerificationError: a compiled library differs from onnxruntime.
+        CompileError: a target is unknown or cannot be built, or its artefact does not run.
+        VerificationError: an artefact that can run here differs from onnxruntime.
     """
     from graphprune.compile import compile_model
-    from graphprune.compile.targets import resolve
-    from graphprune.runtime import load as load_library
+    from graphprune.compile.targets import resolve_all
+    from graphprune.execute import execution
 
     folder = Path(folder)
     claim_folder(folder, force)
+    machines = resolve_all(targets)
     result = prune(source, announce=announce, **options)
     shapes = {n: result.model.input_shapes[n] for n, info in result.model.inputs.items() if symbolic_axes(info)}
     inputs = seeded_inputs(result.model, options.get("seed", 0))
@@ -234,23 +235,27 @@ def compile(
         "original, onnxruntime": partial(Runner(result.original, optimise=True, threads=1), inputs),
         "pruned, onnxruntime": partial(Runner(result.model, optimise=True, threads=1), inputs),
     }
+    elsewhere: dict[str, Callable[[float], list[float]]] = {}
     with new_folder(folder, force) as beside:
         result.save(beside / "model.onnx")
-        for target in targets:
+        for target, machine in machines.items():
             announce(f"compile for {target}")
-            artefact = compile_model(result.model.proto(), beside / resolve(target).name, target, shapes, announce)
-            library = load_library(artefact.folder)
-            agreement = compare(library(inputs), reference, tolerance)
-            if not agreement.holds:
+            artefact = compile_model(result.model.proto(), beside / machine.name, target, shapes, announce)
+            way = execution(artefact.folder)
+            agreement = compare(way.run(inputs), reference, tolerance) if way.run else None
+            if agreement and not agreement.holds:
                 raise VerificationError(
                     f"the library for {target} is off by {agreement.error:.2e} from onnxruntime, "
                     f"more than {tolerance:.0e}",
                     "nothing was written; please report the model",
                 )
-            reports.append(_target_report(artefact, agreement))
-            calls[f"compiled, {artefact.folder.name}"] = partial(library, inputs)
+            reports.append(_target_report(artefact, way.by, agreement))
+            if way.run and way.in_process:
+                calls[f"compiled, {machine.name}"] = partial(way.run, inputs)
+            if way.times:
+                elsewhere[f"compiled, {machine.name} in {way.by}, timed alone"] = partial(way.times, inputs)
         announce("time")
-        latency = interleave(calls, seconds=timing_seconds) if timing_seconds else {}
+        latency = interleave(calls, seconds=timing_seconds, alone=elsewhere) if timing_seconds else {}
         report = msgspec.structs.replace(result.report, targets=reports, latency=latency)
         (beside / "report.json").write_bytes(to_json(report))
         (beside / "report.html").write_text(html.render(report), "utf-8")
@@ -386,9 +391,8 @@ def _report(
     return build_report(model, analysed, (before, final), records, command, seconds)
 
 
-def _target_report(artefact: Artefact, agreement: Agreement) -> TargetReport:
+def _target_report(artefact: Artefact, by: str, agreement: Agreement | None) -> TargetReport:
     kinds = Counter(kernel.kind for kernel in artefact.manifest.kernels)
     size = sum(f.stat().st_size for f in artefact.folder.iterdir())
-    return TargetReport(
-        artefact.folder.name, agreement.error, agreement.rtol, dict(artefact.seconds), size, dict(kinds)
-    )
+    error, allowed = (agreement.error, agreement.rtol) if agreement else (None, None)
+    return TargetReport(artefact.folder.name, error, allowed, dict(artefact.seconds), size, dict(kinds), by)

@@ -203,6 +203,23 @@ def compile(
 
 
 @app.command()
+def targets(json: Json = False) -> None:
+    """List what can be compiled for, and what is missing here to do it or to run the result.
+
+    Example: graphprune targets
+    """
+    from graphprune import execute, tables
+
+    found = execute.survey()
+    if json:
+        import msgspec
+
+        _print_json(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        return
+    out.print(tables.targets(found))
+
+
+@app.command()
 def verify(
     original: ModelPath,
     pruned: Annotated[Path, typer.Argument(help="A pruned file, or a folder that `compile` wrote.", metavar="PRUNED")],

@@ -30,7 +30,12 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, threads: int = 1, least: int = 5
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 2.0,
+    threads: int = 1,
+    least: int = 5,
+    alone: Mapping[str, Callable[[float], list[float]]] | None = None,
 ) -> dict[str, Timing]:
     """Time the candidates in turn, round after round, so that a drifting machine hits them alike.
 
@@ -39,6 +44,8 @@ def interleave(
         seconds: time to spend, after a warm-up round.
         threads: noted in the result.
         least: rounds to do whatever the time.
+        alone: name → what measures itself for some seconds and gives the milliseconds of its calls; timed afterwards,
+            with the ratio of its median to the baseline's.
     """
     for call in candidates.values():
         call()
@@ -52,8 +59,16 @@ def interleave(
             row.append(time.perf_counter() - began)
         rounds.append(row)
     times = np.array(rounds) * 1e3
-    low, median, high = np.percentile(times, [25, 50, 75], axis=0).round(4).tolist()
-    ratio = np.median(times / times[:, :1], axis=0).round(4).tolist()
-    return {
-        name: Timing(median[k], low[k], high[k], ratio[k], len(rounds), threads) for k, name in enumerate(candidates)
+    found = {
+        name: _timing(times[:, k], float(np.median(times[:, k] / times[:, 0])), threads)
+        for k, name in enumerate(candidates)
     }
+    for name, measure in (alone or {}).items():
+        own = np.array(measure(seconds))
+        found[name] = _timing(own, float(np.median(own) / np.median(times[:, 0])), threads)
+    return found
+
+
+def _timing(times: np.ndarray, ratio: float, threads: int) -> Timing:
+    low, median, high = np.percentile(times, [25, 50, 75]).round(4).tolist()
+    return Timing(median, low, high, round(ratio, 4), len(times), threads)

@@ -74,14 +74,18 @@ class Ratios(msgspec.Struct, frozen=True):
 
 
 class TargetReport(msgspec.Struct, frozen=True):
-    """One compiled target: its folder, the largest relative error against onnxruntime, and the compiler's facts."""
+    """One compiled target: its folder, the largest relative error against onnxruntime, and the compiler's facts.
+
+    ``by`` says what ran it; nothing to run it here leaves no error, and then ``by`` says what it needs.
+    """
 
     name: str
-    error: float
-    tolerance: float
+    error: float | None
+    tolerance: float | None
     seconds: dict[str, float]
     bytes: int
     kernels: dict[str, int]
+    by: str = "this machine"
 
 
 class Report(msgspec.Struct, frozen=True):

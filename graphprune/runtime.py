@@ -30,11 +30,20 @@ def load(folder: str | Path) -> CompiledModel:
     """
     folder = Path(folder)
     here = folder if (folder / "manifest.json").exists() else folder / machine()
-    path = here / "manifest.json"
-    if not path.exists():
+    if not (here / "manifest.json").exists():
         found = sorted(p.parent.name for p in folder.glob("*/manifest.json")) if folder.is_dir() else []
         hint = f"compiled for: {', '.join(found)}" if found else "compile the model first"
         raise InvalidModelError(f"{folder} holds no compiled model for this machine ({machine()})", hint)
+    return CompiledModel(here, read_manifest(here))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The facts of the artefact in `folder`.
+
+    Raises:
+        InvalidModelError: the file is broken or of another version of graphprune.
+    """
+    path = folder / "manifest.json"
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except msgspec.DecodeError as error:
@@ -43,7 +52,11 @@ def load(folder: str | Path) -> CompiledModel:
         raise InvalidModelError(
             f"{path}: format {manifest.format}, this graphprune reads {FORMAT}", "compile the model again"
         )
-    return CompiledModel(here, manifest)
+    return manifest
+
+
+class UnsupportedProcessorError(InvalidModelError):
+    """The library uses instructions that this processor lacks."""
 
 
 class CompiledModel:
@@ -65,7 +78,7 @@ class CompiledModel:
         self._library = _open(folder / manifest.library, manifest.identity)
         if not self._library.graphprune_supported():
             needs = ", ".join(manifest.target.features)
-            raise InvalidModelError(
+            raise UnsupportedProcessorError(
                 f"{folder} was compiled for {manifest.target.cpu} ({needs}), not for this processor"
             )
         self._handle = self._library.graphprune_create(self._weights.ctypes.data, self._weights.nbytes, None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
 
+from graphprune.execute import TargetInfo
 from graphprune.latency import Timing
 from graphprune.report import Report
 
@@ -26,8 +27,11 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
         table.add_row("error, cut against zeroed", "", f"{law.error:.1e}", f"≤ {law.tolerance:.0e}")
         table.add_row("the same, worst inner tensor", "", f"{law.layers_error:.1e}", f"≤ {law.layers_tolerance:.0e}")
     for target in report.targets:
-        label = f"error, {target.name} against onnxruntime"
-        table.add_row(label, "", f"{target.error:.1e}", f"≤ {target.tolerance:.0e}")
+        if target.error is None:
+            table.add_row(f"error, {target.name}: {target.by}")
+        else:
+            label = f"error, {target.name} against onnxruntime"
+            table.add_row(label, "", f"{target.error:.1e}", f"≤ {target.tolerance:.0e}")
     if latency:
         table.add_section()
         baseline = next(iter(latency.values()))
@@ -43,6 +47,16 @@ def latencies(timings: Mapping[str, Timing]) -> Table:
     table = _table("", "median", "quartiles", "of the first")
     for name, t in timings.items():
         table.add_row(name, f"{t.median_ms:.3f} ms", f"{t.low_ms:.3f} – {t.high_ms:.3f} ms", f"×{t.ratio:.2f}")
+    return table
+
+
+def targets(found: Sequence[TargetInfo]) -> Table:
+    """What can be compiled for, what is missing for that, and what runs the result here."""
+    table = _table("target", "triple", "to compile", "to run here")
+    for column in table.columns:
+        column.justify, column.overflow = "left", "fold"
+    for t in found:
+        table.add_row(t.name, t.triple, _needs(t.missing) or "ready", _needs(t.runner_missing) or t.runner)
     return table
 
 
@@ -73,6 +87,10 @@ def _table(*columns: str) -> Table:
     for k, column in enumerate(columns):
         table.add_column(column, justify="right" if k else "left", overflow="fold" if k == 0 else "ellipsis")
     return table
+
+
+def _needs(missing: Sequence[str]) -> str:
+    return f"needs {' and '.join(missing)}" if missing else ""
 
 
 def _share(value: float) -> str:

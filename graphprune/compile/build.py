@@ -14,14 +14,14 @@ from tvm import tirx
 
 from graphprune.compile.emit import Source
 from graphprune.compile.lower import llvm_target
-from graphprune.compile.targets import Target
+from graphprune.compile.targets import C_COMPILERS, ZIG, Target
 from graphprune.errors import CompileError
 
 _FLAGS = ["-O2", "-std=c11", "-fvisibility=hidden"]
 _LIBRARY = ["-shared", "-s"]
 # A reactor without a main: only what module.c.in exports, and no import.
 _MODULE = ["-mexec-model=reactor", "-Wl,--strip-all"]
-_SYSTEM = {"cc": ("cc", "gcc", "clang"), "ar": ("ar", "llvm-ar")}  # what a system calls its tools
+_SYSTEM = {"cc": C_COMPILERS, "ar": ("ar", "llvm-ar")}  # what a system calls its tools
 STATIC_LIBRARY = "libmodel.a"
 
 
@@ -76,7 +76,7 @@ def _tool(tool: str, target: Target) -> list[str] | None:
     """The command of a compiler or archiver for `target`: the system's at home, zig's anywhere."""
     if not target.zig and (found := next(filter(None, map(shutil.which, _SYSTEM[tool])), None)):
         return [found]
-    if importlib.util.find_spec("ziglang"):
+    if importlib.util.find_spec(ZIG):
         flags = ["-target", target.zig] if target.zig and tool == "cc" else []
         return [sys.executable, "-m", "ziglang", tool, *flags]
     return None

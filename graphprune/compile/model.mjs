@@ -6,7 +6,8 @@
 //   out.logits.data, out.logits.dims
 
 const FORMAT = 1;
-const ARRAYS = {
+/** What holds the values of each dtype. */
+export const ARRAYS = {
   float32: Float32Array,
   float64: Float64Array,
   float16: Uint16Array, // the bits

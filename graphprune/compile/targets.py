@@ -6,14 +6,18 @@ float32 lanes a vector register has and how many registers there are. Adding a t
 
 from __future__ import annotations
 
+import importlib.util
 import platform
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from graphprune.errors import CompileError
+from graphprune.errors import CompileError, UsageError
 
 _MACHINES = {"x86_64": "x86-64", "amd64": "x86-64", "x86-64": "x86-64", "arm64": "aarch64", "aarch64": "aarch64"}
+C_COMPILERS = ("cc", "gcc", "clang")  # what a system calls its own
+ZIG = "ziglang"  # the package of a C compiler and linker for every target
 _SUFFIXES = {"linux": ".so", "darwin": ".dylib", "win32": ".dll"}
 
 
@@ -53,6 +57,11 @@ def machine() -> str:
     return _MACHINES.get(name, name)
 
 
+def shared_library() -> str:
+    """File name of a shared library on the machine we run on."""
+    return "model" + _SUFFIXES.get(sys.platform, ".so")
+
+
 def host() -> Target:
     """The machine we run on, as LLVM sees it."""
     import tvm
@@ -67,7 +76,7 @@ def host() -> Target:
         lanes, registers = (16, 32) if "avx512vl" in features else (8, 16) if "fma" in features else (4, 16)
     else:
         features, lanes, registers = (), 4, 32 if name == "aarch64" else 16
-    return Target(name, triple, cpu, features, lanes, registers, "model" + _SUFFIXES.get(sys.platform, ".so"))
+    return Target(name, triple, cpu, features, lanes, registers, shared_library())
 
 
 # Any x86-64 of the last ten years, on any Linux since 2014 (glibc 2.17).
@@ -95,3 +104,36 @@ def resolve(name: str) -> Target:
     if name not in TARGETS:
         raise CompileError(f"unknown target {name!r}", f"targets: {', '.join(sorted(TARGETS))}")
     return TARGETS[name]()
+
+
+def resolve_all(names: Iterable[str]) -> dict[str, Target]:
+    """The targets called `names`, each ready to compile for.
+
+    Raises:
+        CompileError: no such target, or something to compile for it is not installed.
+        UsageError: two targets of one folder.
+    """
+    found: dict[str, Target] = {}
+    for name in names:
+        target = resolve(name)
+        if twin := next((n for n, t in found.items() if t.name == target.name), None):
+            raise UsageError(f"targets {twin!r} and {name!r} both go to the folder {target.name}", "give one of them")
+        if lacks := missing(target):
+            hint = 'pip install "graphprune[edge]"' if lacks == [ZIG] else "graphprune targets"
+            raise CompileError(f"target {name!r} needs {' and '.join(lacks)}", hint)
+        found[name] = target
+    return found
+
+
+def missing(target: Target) -> list[str]:
+    """What compiling for `target` needs and is not installed here."""
+    import tvm
+
+    lacks = []
+    architecture = (target.triple or machine()).partition("-")[0]
+    if architecture.replace("arm64", "aarch64") not in tvm.get_global_func("target.llvm_get_targets")():
+        lacks.append(f"TVM with LLVM's back end for {architecture}")
+    at_home = not target.zig and any(map(shutil.which, C_COMPILERS))
+    if not at_home and not importlib.util.find_spec(ZIG):
+        lacks.append(ZIG)
+    return lacks
