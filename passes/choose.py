@@ -63,9 +63,10 @@ class Choose:
                 f"{1 - least.parameters / max(before.parameters, 1):.1%} of the parameters can be removed",
                 "ask for less, or lower --round-to or the floor",
             )
-        low, high = 0, len(ranked)
-        if met(0):
+        if self.macs == self.params == 1:
             return replace(state, drop={})
+        # Groups that share an axis may have to be cut together, which can meet the target before any rank is reached.
+        low, high = -1, len(ranked)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if met(middle) else (middle, high)

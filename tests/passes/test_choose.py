@@ -13,6 +13,7 @@ from graphprune.errors import TargetNotReachedError, UsageError
 from graphprune.model import Model, load
 from graphprune.state import State
 from passes.choose import Choose
+from passes.magnitude import Magnitude
 from tests.law import net
 
 CHAIN = net("t = Conv(x, a)\nu = Conv(t, d)\ny = Conv(u, b)", a=(16, 3, 1, 1), d=(24, 16, 1, 1), b=(2, 24, 1, 1))
@@ -99,3 +100,17 @@ def test_what_cannot_be_reached_says_how_far_it_goes(options: dict[str, float]) 
 def test_bad_options(options: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         Choose(**options)
+
+
+def test_groups_that_must_go_together_may_meet_the_target_at_once() -> None:
+    # Twelve channels each, side by side on one axis: at multiples of 8 both go to eight or none is cut.
+    proto = net(
+        "a = Conv(x, v)\nb = Conv(x, w)\nc = Concat<axis=1>(a, b)\ny = Conv(c, u)",
+        v=(12, 3, 1, 1),
+        w=(12, 3, 1, 1),
+        u=(4, 24, 1, 1),
+    )
+    state = Magnitude()(State(load(proto)))
+    drop = Choose(macs=0.9, multiple=8)(state).drop
+    assert {name: len(units) for name, units in drop.items()} == {"v[0]": 4, "w[0]": 4}
+    assert Choose(multiple=8)(state).drop == {}
