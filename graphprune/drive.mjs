@@ -5,6 +5,10 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { pathToFileURL } from "node:url";
 
+process.on("uncaughtException", (error) => {
+  console.error(`error: ${error}`);
+  process.exit(1);
+});
 const [folder, scratch, seconds] = process.argv.slice(2);
 const { load, ARRAYS } = await import(pathToFileURL(`${folder}/model.mjs`).href);
 const model = await load(pathToFileURL(`${folder}/`));

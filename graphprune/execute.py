@@ -146,6 +146,7 @@ def _with_files(run: Callable[[Path], str], manifest: Manifest, inputs: Arrays) 
 def _output(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "rror" in line] or [f"exit code {done.returncode}"]
-        raise CompileError(f"{Path(command[0]).name} failed: {lines[0].strip()[:300]}")
+        _, _, reason = done.stderr.partition("error: ")
+        first = (reason or f"exit code {done.returncode}").partition("\n")[0]
+        raise CompileError(f"{Path(command[0]).name} failed: {first[:300]}")
     return done.stdout

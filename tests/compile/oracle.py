@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import helper, numpy_helper, parser
 
-from graphprune import runtime
-from graphprune.compile import Artefact, compile_model
+from graphprune import execute, runtime
+from graphprune.compile import Artefact, compile_model, targets
 
 RTOL = 1e-4  # of the largest output value: sums of float32 in another order
 
@@ -81,3 +84,31 @@ def kinds(artefact: Artefact) -> dict[str, int]:
     """How many calls are ours and how many fall back."""
     found = [kernel.kind for kernel in artefact.manifest.kernels]
     return {kind: found.count(kind) for kind in ("ours", "fallback") if kind in found}
+
+
+def need(*tools: str) -> None:
+    """Skip the test where a program or ziglang is not installed, and say which."""
+    for tool in tools:
+        found = importlib.util.find_spec(tool) if tool == targets.ZIG else shutil.which(tool)
+        if not found:
+            pytest.skip(f"needs {tool}, which is not installed")
+
+
+def need_target(name: str) -> None:
+    """Skip the test where `name` cannot be compiled for or its artefacts cannot be run, and say why."""
+    info = next(t for t in execute.survey() if t.name == name)
+    if lacks := [*info.missing, *info.runner_missing]:
+        pytest.skip(f"{name} needs {' and '.join(lacks)}, not installed")
+
+
+def check_elsewhere(
+    proto: onnx.ModelProto, folder: Path, target: str, shapes: dict[str, tuple[int, ...]] | None = None, seeds: int = 1
+) -> Artefact:
+    """Compile `proto` for `target` and require that what runs it here computes what onnxruntime does."""
+    artefact = compile_model(proto, folder, target, shapes)
+    run = execute.execution(folder).run
+    assert run is not None
+    for seed in range(seeds):
+        inputs = feeds(proto, shapes, seed)
+        assert_same(run(inputs), reference(proto, inputs))
+    return artefact
