@@ -29,7 +29,7 @@ from graphprune.report import Report, TargetReport, to_json
 from graphprune.report import build as build_report
 from graphprune.shapes import symbolic_axes
 from graphprune.state import State
-from graphprune.verify import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Runner, compare, rtol, seeded_inputs
+from graphprune.verify import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Runner, judge, rtol, seeded_inputs
 
 if TYPE_CHECKING:
     from graphprune.compile import Artefact
@@ -242,11 +242,11 @@ def compile(
             announce(f"compile for {target}")
             artefact = compile_model(result.model.proto(), beside / machine.name, target, shapes, announce)
             way = execution(artefact.folder)
-            agreement = compare(way.run(inputs), reference, tolerance) if way.run else None
+            agreement = judge(way.run(inputs), reference, tolerance, result.model, inputs) if way.run else None
             if agreement and not agreement.holds:
                 raise VerificationError(
                     f"the library for {target} is off by {agreement.error:.2e} from onnxruntime, "
-                    f"more than {tolerance:.0e}",
+                    f"more than {agreement.rtol:.0e}",
                     "nothing was written; please report the model",
                 )
             reports.append(_target_report(artefact, way.by, agreement))
@@ -286,7 +286,7 @@ def verify(
     state, _ = run(State(model, data=_given(calibration_data)), _replay(plan), seed=seed)
     inputs = seeded_inputs(model, seed)
     result = Runner(_load(pruned, input_shapes=input_shapes, dim_params=dim_params))(inputs)
-    return compare(result, Runner(state.model)(inputs), rtol(model, REWRITE_RTOL))
+    return judge(result, Runner(state.model)(inputs), rtol(model, REWRITE_RTOL), state.model, inputs)
 
 
 def bench(

@@ -24,8 +24,8 @@ from graphprune.verify import (
     Agreement,
     Arrays,
     Runner,
-    compare,
     compare_layers,
+    judge,
     rtol,
     seeded_inputs,
     watched,
@@ -197,16 +197,17 @@ class _Prover:
         layers = None
         if cut:
             made_from = {name: sources for name, sources in watched(before).items() if name in after.shapes}
-            reference = Runner(zeroed(before, cut), also=made_from)(self._inputs)
+            silent = zeroed(before, cut)
+            reference = Runner(silent, also=made_from)(self._inputs)
             result = self._run(step, after, made_from)
             layers = compare_layers(result, reference, made_from, cut, rtol(after, LAYERS_RTOL))
             reference, result = ({n: t[n] for n in after.outputs} for t in (reference, result))
-            agreement = compare(result, reference, rtol(after, LAW_RTOL))
+            agreement = judge(result, reference, rtol(after, LAW_RTOL), silent, self._inputs)
         else:
             known = self._known[1] if self._known and self._known[0] is before else Runner(before)(self._inputs)
             result = self._run(step, after)
-            approximate = getattr(step.run, "approximate", False)
-            agreement = compare(result, known, math.inf if approximate else rtol(after, REWRITE_RTOL))
+            allowed = math.inf if getattr(step.run, "approximate", False) else rtol(after, REWRITE_RTOL)
+            agreement = judge(result, known, allowed, before, self._inputs)
         self._known = (after, result)
         for kind, proof in (("output", agreement), ("inner tensor", layers)):
             if proof is not None and not proof.holds:

@@ -12,7 +12,7 @@ from graphprune.errors import InvalidModelError
 from graphprune.groups import analyse
 from graphprune.model import load
 from graphprune.rules import Dim
-from graphprune.verify import LAW_RTOL, Agreement, Runner, compare, compare_layers, rtol, seeded_inputs, watched
+from graphprune.verify import LAW_RTOL, Agreement, Runner, compare, compare_layers, judge, rtol, seeded_inputs, watched
 from tests.law import net
 
 ONE = np.array([1.0, -2.0, 4.0], np.float32)
@@ -62,7 +62,7 @@ def test_sequence_inputs_cannot_be_made_up() -> None:
 def test_silence_is_reported() -> None:
     zero = np.zeros(3, np.float32)
     assert compare({"y": zero}, {"y": zero}, 1e-5).silent == ["y"]
-    assert compare({"y": ONE}, {"y": zero}, 1e-5).error == float("inf")
+    assert compare({"y": ONE}, {"y": zero}, 1e-5).error == 4  # absolute
 
 
 def test_whole_numbers_must_be_equal() -> None:
@@ -180,6 +180,38 @@ def test_what_cancels_is_measured_against_what_it_is_made_of() -> None:
     assert compare_layers(result, reference, made_from, {}, 1e-3).error == pytest.approx(1e-5, rel=1e-3)
     gone_y = {Dim("y", 0): np.array([True])}
     assert compare_layers(result, reference, made_from, gone_y, 1e-3).error == float("inf")  # not cut as promised
+
+
+def test_numbers_stay_below_what_they_are_looked_up_in() -> None:
+    body = "r = Unsqueeze(x, last)  e = Equal(r, letters)  y = Cast<to=1>(e)"
+    letters = {"last": np.array([2]), "letters": np.arange(257).reshape(1, 1, 257)}
+    assert seeded_inputs(load(net(body, inputs="int64[1,900] x", **letters)))["x"].max() > 200
+    assert seeded_inputs(load(net("y = Cast<to=1>(x)", inputs="int64[1,900] x")))["x"].max() == 1
+
+
+def test_what_rounding_alone_does_is_allowed() -> None:
+    # A difference of nearly equal numbers: a rounding of the input is a thousand times larger in the output.
+    x = np.random.default_rng(0).standard_normal((1, 64)).astype(np.float32)
+    model = load(net("y = Sub(x, near)", inputs="float[1,64] x", near=x * np.float32(0.999)))
+    inputs = {"x": x}
+    exact = Runner(model)(inputs)
+    other = Runner(model)({"x": x * np.float32(1 + 2**-22)})
+    assert not compare(other, exact, 1e-5).holds
+    allowed = judge(other, exact, 1e-5, model, inputs)
+    assert 1e-5 < allowed.rtol <= 1e-2
+    assert allowed.holds
+    wrong = {"y": exact["y"][:, ::-1]}
+    assert not judge(wrong, exact, 1e-5, model, inputs).holds
+
+
+def test_tolerances_stay_where_rounding_explains_nothing() -> None:
+    model = load(net("y = Mul(x, two)", inputs="float[1,64] x", two=np.array(2, np.float32)))
+    inputs = seeded_inputs(model)
+    exact = Runner(model)(inputs)
+    off = {"y": exact["y"] * np.float32(1 + 1e-4)}
+    judged = judge(off, exact, 1e-5, model, inputs)
+    assert judged.rtol == 1e-5
+    assert not judged.holds
 
 
 def test_watching_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
