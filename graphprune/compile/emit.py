@@ -42,7 +42,7 @@ class Source:
 def emit(
     program: Program, target: Target, workspace: int, weights: int, inputs: Sequence[Value], outputs: Sequence[Value]
 ) -> Source:
-    """The C of a model; `IDENTITY` stands where `seal` puts the identity."""
+    """The C of a model; `@IDENTITY@` stands where `seal` puts the identity."""
     interface = {
         "WORKSPACE": workspace,
         "WEIGHTS": weights,
@@ -70,7 +70,7 @@ def emit(
 def seal(source: Source, kernels: bytes) -> tuple[Source, str]:
     """`source` with the identity of its artefact, and that identity: a digest of all code."""
     identity = hashlib.blake2b(source.model.encode() + kernels, digest_size=16).hexdigest()
-    return Source(source.model.replace("IDENTITY", identity), source.header), identity
+    return Source(source.model.replace("@IDENTITY@", identity), source.header), identity
 
 
 def _fill(template: str, **fields: object) -> str:
@@ -137,6 +137,6 @@ def _defines(kind: str, values: Sequence[Value]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """`text` as a C string."""
-    plain = set(range(32, 127)) - set(b'"\\?')
+    """`text` as a C string, without an `@`, which templates give a meaning."""
+    plain = set(range(32, 127)) - set(b'"\\?@')
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'

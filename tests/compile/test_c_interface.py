@@ -54,7 +54,7 @@ int main(void) {
 """
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
 Y = np.maximum(np.array([[1, -2, 3], [0.5, 0, -1]]) @ WEIGHTS, 0)
-NAME = 'a "quoted" \\ name? */ é'
+NAME = 'a "quoted" \\ name? */ é @IDENTITY@'
 EXPECTED = f"""{NAME} float32 2 2 3 24
 y 1 1
 1
