@@ -101,7 +101,7 @@ def compile_model(
             kernels.unlink()
             if machine.wasm:
                 (new / "model.mjs").write_text(javascript.loader(), "utf-8")
-                (new / "model.d.ts").write_text(javascript.types(inputs, outputs), "utf-8")
+                (new / "model.d.mts").write_text(javascript.types(inputs, outputs), "utf-8")
         manifest = Manifest(
             name=proto.graph.name,
             target=Machine(machine.name, machine.triple, machine.cpu, machine.features),

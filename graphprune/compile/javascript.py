@@ -8,7 +8,8 @@ from importlib import resources
 
 from graphprune.compile.manifest import Value
 
-_ARRAYS = {
+# What holds the values of each dtype; model.mjs says the same.
+ARRAYS = {
     "float32": "Float32Array",
     "float64": "Float64Array",
     "float16": "Uint16Array",
@@ -30,10 +31,10 @@ def loader() -> str:
 
 
 def types(inputs: Sequence[Value], outputs: Sequence[Value]) -> str:
-    """The text of `model.d.ts`: names and array types of one model."""
-    template = resources.files("graphprune.compile").joinpath("model.d.ts.in").read_text("utf-8")
-    taken = [f"  {json.dumps(v.name)}: {_ARRAYS[v.dtype]}; // {_sizes(v)}" for v in inputs]
-    given = [f"  {json.dumps(v.name)}: Tensor<{_ARRAYS[v.dtype]}>; // {_sizes(v)}" for v in outputs]
+    """The text of `model.d.mts`: names and array types of one model."""
+    template = resources.files("graphprune.compile").joinpath("model.d.mts.in").read_text("utf-8")
+    taken = [f"  {json.dumps(v.name)}: {ARRAYS[v.dtype]}; // {_sizes(v)}" for v in inputs]
+    given = [f"  {json.dumps(v.name)}: Tensor<{ARRAYS[v.dtype]}>; // {_sizes(v)}" for v in outputs]
     return template.replace("@INPUTS@", "\n".join(taken)).replace("@OUTPUTS@", "\n".join(given))
 
 

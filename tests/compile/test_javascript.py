@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphprune.compile import compile_model, targets
+from graphprune.compile import compile_model, javascript, targets
 from tests.compile.oracle import model, need
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
@@ -146,8 +146,16 @@ print({ imports: WebAssembly.Module.imports(module), grown: exports.memory.buffe
 
 
 def test_types_name_inputs_and_outputs(folder: Path) -> None:
-    types = (folder / "model.d.ts").read_text()
+    types = (folder / "model.d.mts").read_text()
     assert '"x": Float32Array; // float32 [2, 3]' in types
     assert '"i": BigInt64Array; // int64 [2]' in types
     assert '"y": Tensor<Float32Array>; // float32 [2, 4]' in types
     assert "@" not in types
+
+
+def test_types_and_loader_agree_on_arrays(folder: Path) -> None:
+    program = """
+const { ARRAYS } = await import(where);
+print(Object.fromEntries(Object.entries(ARRAYS).map(([dtype, array]) => [dtype, array.name])));
+"""
+    assert node(folder, program, where=(folder / "model.mjs").as_uri()) == javascript.ARRAYS
