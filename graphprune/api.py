@@ -25,14 +25,14 @@ from graphprune.model import Model, load, save
 from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, CHOICES, DEFAULT_PRESET, PRESETS, Record, Step, parse, run
 from graphprune.plan import Plan
+from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Runner, judge, rtol, seeded_inputs
 from graphprune.report import Report, TargetReport, to_json
 from graphprune.report import build as build_report
 from graphprune.shapes import symbolic_axes
 from graphprune.state import State
-from graphprune.verify import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Runner, judge, rtol, seeded_inputs
 
 if TYPE_CHECKING:
-    from graphprune.compile import Artefact
+    from graphprune.compiler import Artefact
 
 Source = str | os.PathLike[str] | ModelProto | Model
 Announce = Callable[[str], None]
@@ -218,8 +218,8 @@ def compile(
         CompileError: a target is unknown or cannot be built, or its artefact does not run.
         VerificationError: an artefact that can run here differs from onnxruntime.
     """
-    from graphprune.compile import compile_model
-    from graphprune.compile.targets import resolve_all
+    from graphprune.compiler import compile_model
+    from graphprune.compiler.targets import resolve_all
     from graphprune.execute import execution
 
     folder = Path(folder)

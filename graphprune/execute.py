@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 
 from graphprune import runtime
-from graphprune.compile import targets
-from graphprune.compile.manifest import Manifest
+from graphprune.compiler import targets
+from graphprune.compiler.manifest import Manifest
 from graphprune.errors import CompileError
 
 Arrays = Mapping[str, np.ndarray]

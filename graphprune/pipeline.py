@@ -15,9 +15,7 @@ import numpy as np
 from graphprune.cut import gone, zeroed
 from graphprune.errors import GraphpruneError, InvalidModelError, UsageError, VerificationError
 from graphprune.model import Model
-from graphprune.rules import Dim
-from graphprune.state import Pass, State
-from graphprune.verify import (
+from graphprune.proof import (
     LAW_RTOL,
     LAYERS_RTOL,
     REWRITE_RTOL,
@@ -30,6 +28,8 @@ from graphprune.verify import (
     seeded_inputs,
     watched,
 )
+from graphprune.rules import Dim
+from graphprune.state import Pass, State
 
 ENTRY_POINTS = "graphprune.passes"
 

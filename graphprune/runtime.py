@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from graphprune.compile.manifest import FORMAT, Manifest, Value
-from graphprune.compile.targets import machine
+from graphprune.compiler.manifest import FORMAT, Manifest, Value
+from graphprune.compiler.targets import machine
 from graphprune.errors import InvalidModelError, UsageError
 
 

@@ -21,8 +21,8 @@ from graphprune.cost import CostModel
 from graphprune.cut import Drop, cut, gone, zeroed
 from graphprune.groups import Group, analyse
 from graphprune.model import Model, load
+from graphprune.proof import LAW_RTOL, Agreement, Arrays, Runner, compare, rtol, seeded_inputs
 from graphprune.rules import Dim
-from graphprune.verify import LAW_RTOL, Agreement, Arrays, Runner, compare, rtol, seeded_inputs
 
 Weight = tuple[int, ...] | np.ndarray
 

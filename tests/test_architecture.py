@@ -24,9 +24,9 @@ LAYERS = [
     ["plan", "report"],
     ["execute"],
     ["runtime"],
-    ["compile", "pipeline"],
+    ["compiler", "pipeline"],
     ["calibration", "obs"],
-    ["verify", "cost", "budget"],
+    ["proof", "cost", "budget"],
     ["state"],
     ["cut"],
     ["groups"],
@@ -43,7 +43,7 @@ OPEN_TO_PASSES = {name for layer in LAYERS[RANK["pipeline"] + 1 :] for name in l
 HOMES = {
     "jinja2": {"html"},
     "networkx": {"budget", "coupling", "groups"},
-    "tvm": {"compile"},
+    "tvm": {"compiler"},
     "typer": {"cli", "options"},
 }
 

@@ -8,9 +8,9 @@ import pytest
 from graphprune.cut import cut, gone, zeroed
 from graphprune.groups import analyse
 from graphprune.model import Model, load
+from graphprune.proof import LAW_RTOL, Runner, compare, seeded_inputs
 from graphprune.rules import RULES, Dim, Rule
 from graphprune.rules.base import Call, Ties, tie
-from graphprune.verify import LAW_RTOL, Runner, compare, seeded_inputs
 from tests.law import assert_law, net
 
 NORM = {"s": (6,), "o": (6,), "m": (6,), "v": np.linspace(0.5, 1.5, 6, dtype=np.float32)}

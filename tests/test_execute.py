@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 import graphprune
 from graphprune import api, cli, execute, html, tables
-from graphprune.compile import compile_model, targets
+from graphprune.compiler import compile_model, targets
 from graphprune.errors import CompileError, UsageError
-from tests.compile.oracle import model, need, need_target
+from tests.compiler.oracle import model, need, need_target
 
 ELSEWHERE = {"wasm32": "node", "aarch64": "qemu-aarch64-static"}
 

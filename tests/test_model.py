@@ -16,10 +16,10 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper, 
 from graphprune.errors import GraphpruneError, InvalidModelError, OutputError, UsageError
 from graphprune.groups import analyse
 from graphprune.model import load, save
+from graphprune.proof import Runner, compare, seeded_inputs
 from graphprune.shapes import symbolic_axes
 from graphprune.state import State
 from graphprune.surgeon import opaque
-from graphprune.verify import Runner, compare, seeded_inputs
 from tests.law import assert_law, net
 
 SMALL = "t = Conv(x, a, c)\nu = Relu(t)\ny = Conv(u, b)"

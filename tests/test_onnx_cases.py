@@ -13,7 +13,7 @@ import pytest
 from graphprune import api
 from graphprune.errors import GraphpruneError, VerificationError
 from graphprune.model import load, save
-from graphprune.verify import seeded_inputs
+from graphprune.proof import seeded_inputs
 
 
 def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray] | None:

@@ -14,10 +14,10 @@ from graphprune import pipeline
 from graphprune.errors import GraphpruneError, UsageError, VerificationError
 from graphprune.model import load
 from graphprune.pipeline import AFTER, BEFORE, PRESETS, Step, available, parse, run
+from graphprune.proof import LAW_RTOL, REWRITE_RTOL
 from graphprune.rules import RULES, Call, Rule, Tie, Ties
 from graphprune.rules.base import cover
 from graphprune.state import State
-from graphprune.verify import LAW_RTOL, REWRITE_RTOL
 from tests.law import net
 
 BODY = "t = Conv(x, a)\nn = BatchNormalization(t, s, o, m, v)\nr = Relu(n)\nu = Identity(r)\ny = Conv(u, b)"

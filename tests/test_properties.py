@@ -18,8 +18,8 @@ from graphprune.errors import NothingToPruneError, TargetNotReachedError
 from graphprune.groups import analyse
 from graphprune.model import load
 from graphprune.pipeline import PRESETS, parse, run
+from graphprune.proof import LAW_RTOL
 from graphprune.state import State
-from graphprune.verify import LAW_RTOL
 from tests.law import agree, brief, halves
 from tests.random_nets import random_net, random_perceptron
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from graphprune import runtime
-from graphprune.compile import compile_model
-from graphprune.compile.manifest import Manifest
-from graphprune.compile.targets import machine
+from graphprune.compiler import compile_model
+from graphprune.compiler.manifest import Manifest
+from graphprune.compiler.targets import machine
 from graphprune.errors import InvalidModelError, UsageError
-from tests.compile.oracle import model
+from tests.compiler.oracle import model
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ print(y.tolist())
 
 
 def test_importing_the_compiler_does_not_import_tvm() -> None:
-    program = "import sys, graphprune.compile, graphprune.runtime; sys.exit('tvm' in sys.modules)"
+    program = "import sys, graphprune.compiler, graphprune.runtime; sys.exit('tvm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -13,7 +13,7 @@ from onnx import ModelProto, ValueInfoProto
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model import Model
 from graphprune.noise import KINDS
-from graphprune.verify import Runner, seeded_inputs
+from graphprune.proof import Runner, seeded_inputs
 
 Inputs = Mapping[str, np.ndarray]
 

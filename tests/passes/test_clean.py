@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from graphprune.model import Model, load
+from graphprune.proof import Runner, seeded_inputs
 from graphprune.state import State
-from graphprune.verify import Runner, seeded_inputs
 from passes.clean import Clean
 from tests.law import net
 

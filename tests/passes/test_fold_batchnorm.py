@@ -7,8 +7,8 @@ import pytest
 from onnx import ModelProto
 
 from graphprune.model import load
+from graphprune.proof import REWRITE_RTOL, Runner, compare, seeded_inputs
 from graphprune.state import State
-from graphprune.verify import REWRITE_RTOL, Runner, compare, seeded_inputs
 from passes.fold_batchnorm import FoldBatchnorm
 from tests.law import net
 

@@ -7,8 +7,8 @@ import onnx
 from onnx import helper
 
 from graphprune.model import load
+from graphprune.proof import Runner, seeded_inputs
 from graphprune.state import State
-from graphprune.verify import Runner, seeded_inputs
 from passes.fold_constants import FoldConstants
 from tests.law import net
 

@@ -8,8 +8,8 @@ from onnx import ModelProto
 
 from graphprune.groups import analyse
 from graphprune.model import Model, load
+from graphprune.proof import Runner
 from graphprune.state import State
-from graphprune.verify import Runner
 from passes.fold_shapes import FoldShapes
 from tests.law import assert_law, brief, net
 

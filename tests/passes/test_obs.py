@@ -12,8 +12,8 @@ from graphprune.errors import UsageError
 from graphprune.model import load
 from graphprune.obs import Problem, damped, error, remove_all
 from graphprune.pipeline import parse, run
+from graphprune.proof import Runner, seeded_inputs
 from graphprune.state import State
-from graphprune.verify import Runner, seeded_inputs
 from passes.magnitude import Magnitude
 from passes.obs import Obs
 from tests.law import draw, net

@@ -12,8 +12,8 @@ from graphprune.errors import UsageError
 from graphprune.model import load
 from graphprune.obs import fit
 from graphprune.pipeline import parse, run
+from graphprune.proof import Runner
 from graphprune.state import State
-from graphprune.verify import Runner
 from models import find
 from models.zoo import onnxruntime_run
 from passes.allocate import Allocate

@@ -8,7 +8,7 @@ import pytest
 from graphprune.cut import cut, gone
 from graphprune.groups import analyse
 from graphprune.model import load
-from graphprune.verify import Runner
+from graphprune.proof import Runner
 from tests.law import Case, among, between, case, check, halves, net
 
 DEFAULT = "6 a[0] c[0] b[1]"

@@ -1,0 +1,82 @@
+"""Kernels and C to what a target's users link or load: LLVM through TVM, then the system's C compiler or zig's."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import tvm
+from tvm import tirx
+
+from graphprune.compiler.emit import Source
+from graphprune.compiler.lower import llvm_target
+from graphprune.compiler.targets import C_COMPILERS, ZIG, Target
+from graphprune.errors import CompileError
+
+_FLAGS = ["-O2", "-std=c11", "-fvisibility=hidden"]
+_LIBRARY = ["-shared", "-s"]
+# A reactor without a main: only what module.c.in exports, and no import.
+_MODULE = ["-mexec-model=reactor", "-Wl,--strip-all"]
+_SYSTEM = {"cc": C_COMPILERS, "ar": ("ar", "llvm-ar")}  # what a system calls its tools
+STATIC_LIBRARY = "libmodel.a"
+
+
+def write_object(module: tvm.IRModule, target: Target, path: Path) -> None:
+    """Compile the PrimFuncs of `module` to an object file."""
+    llvm = llvm_target(target)
+    kernels = tvm.IRModule({v: f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)})
+    pipeline, finalize_host, _ = tirx.get_tir_pipeline("s_tir")
+    with tvm.transform.PassContext(opt_level=3):
+        kernels = pipeline(tirx.transform.BindTarget(llvm)(kernels))
+        # Arguments come from static tables that fit by construction; checking them costs more code than the kernels.
+        kernels = finalize_host()(tirx.transform.SkipAssert()(kernels))
+        tvm.get_global_func("target.build.llvm")(kernels, llvm).write_to_file(str(path), "o")
+
+
+def link(source: Source, kernels: Path, target: Target, folder: Path) -> None:
+    """Compile `source` and link it with the object file `kernels`.
+
+    `folder` gets a WebAssembly module, or a shared library with its header and, where there is an archiver, a static
+    library.
+
+    Raises:
+        CompileError: no C compiler here, or it failed.
+    """
+    compiler = _tool("cc", target)
+    if compiler is None:
+        raise CompileError(f"no C compiler to link {target.name} with", 'pip install "graphprune[edge]"')
+    output = ["-o", str(folder / target.library)]
+    with tempfile.TemporaryDirectory() as scratch:
+        model, code = Path(scratch) / "model.c", Path(scratch) / "model.o"
+        model.write_text(source.model)
+        if target.wasm:
+            _run([*compiler, *_FLAGS, *_MODULE, *output, str(model), str(kernels)], target)
+            return
+        (folder / "model.h").write_text(source.header)
+        _run([*compiler, *_FLAGS, "-fPIC", f"-I{folder}", "-c", "-o", str(code), str(model)], target)
+        _run([*compiler, *_LIBRARY, *output, str(code), str(kernels), "-lm"], target)
+        if archiver := _tool("ar", target):
+            _run([*archiver, "rcs", str(folder / STATIC_LIBRARY), str(code), str(kernels)], target)
+
+
+def _run(command: list[str], target: Target) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = next(
+            (line for line in done.stderr.splitlines() if "error" in line or "undefined" in line), done.stderr[-200:]
+        )
+        raise CompileError(f"linking {target.library} failed: {reason.strip()[:300]}")
+
+
+def _tool(tool: str, target: Target) -> list[str] | None:
+    """The command of a compiler or archiver for `target`: the system's at home, zig's anywhere."""
+    if not target.zig and (found := next(filter(None, map(shutil.which, _SYSTEM[tool])), None)):
+        return [found]
+    if importlib.util.find_spec(ZIG):
+        flags = ["-target", target.zig] if target.zig and tool == "cc" else []
+        return [sys.executable, "-m", "ziglang", tool, *flags]
+    return None

@@ -1,0 +1,201 @@
+"""The register-tiled product that convolutions and matrix products share.
+
+`out[m, n] = finish(start[m, n] + Σ_k a[m, k] · b[k, n])`, in tiles of `rows × vectors` vector registers that stay in
+registers over the whole k loop: each step loads `vectors` vectors of b and broadcasts `rows` values of a (Goto & van de
+Geijn, "Anatomy of high-performance matrix multiplication", 2008). Columns are tiled outermost, so the strip of b that a
+tile reads stays in the first-level cache while all rows pass over it; k is cut in chunks where the strip would not fit.
+
+The last column tile overlaps its neighbour instead of being narrower: the same values are computed twice, and no kernel
+needs a masked tail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tvm.tirx.script.builder as T  # noqa: N812
+from tvm import tirx
+
+from graphprune.compiler.targets import Target
+
+CACHE = 24 * 1024  # bytes of first-level cache for the strip of b
+_LATENCY = 8  # independent accumulators that hide the latency of a multiply-add
+
+Expr = Any
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A register tile of `rows` rows by `vectors` vectors of `lanes` float32."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of the tile."""
+        return self.vectors * self.lanes
+
+
+@dataclass(frozen=True)
+class Product:
+    """The static extents of a product and its tile; `chunk` is how far k goes before the strip of b is changed."""
+
+    rows: int
+    columns: int
+    depth: int
+    tile: Tile
+    chunk: int
+
+    @property
+    def narrow(self) -> bool:
+        """True where one tile is wider than the whole output, whose rows are then written through a buffer."""
+        return self.columns < self.tile.columns
+
+    @property
+    def stride(self) -> int:
+        """Distance between rows of what the tiles write."""
+        return self.tile.columns if self.narrow else self.columns
+
+
+def plan(rows: int, columns: int, depth: int, target: Target, multiple: int = 1) -> Product:
+    """The product of these extents with the tile that wastes least; `chunk` is a multiple of `multiple`."""
+    tile = min(_tiles(rows, target), key=lambda tile: _cost(tile, rows, columns))
+    fits = max(CACHE // (4 * tile.columns), 1)
+    chunks = max(-(-depth // fits), 1)
+    chunk = -(-depth // (chunks * multiple)) * multiple
+    return Product(rows, columns, depth, tile, chunk)
+
+
+def _tiles(rows: int, target: Target) -> list[Tile]:
+    tiles = []
+    for vectors in (1, 2, 3, 4, 6, 8):
+        most = (target.registers - vectors - 1) // vectors
+        if not most:
+            continue
+        blocks = -(-rows // most)
+        tiles.append(Tile(-(-rows // blocks), vectors, target.lanes))
+    return tiles
+
+
+def _cost(tile: Tile, rows: int, columns: int) -> float:
+    """Issue slots per step of k: multiply-adds, never fewer than their latency, and the loads that feed them."""
+
+    def block(rows: int) -> float:
+        return max(rows * tile.vectors, _LATENCY) + 0.25 * (rows + tile.vectors)
+
+    full, rest = divmod(rows, tile.rows)
+    cost = full * block(tile.rows) + (block(rest) if rest else 0) + 2 * tile.vectors
+    return cost * -(-columns // tile.columns)
+
+
+def arguments(**shapes: tuple[int, ...] | None) -> tuple[Expr, ...]:
+    """Give the function being built float32 arrays of these shapes; their values, each as one row.
+
+    A shape that is None stands for an argument this function does without, and gives None.
+    """
+    arrays = {name: T.arg(name, T.buffer(shape, "float32")) for name, shape in shapes.items() if shape is not None}
+    rows = {
+        name: T.decl_buffer((math.prod(shapes[name] or ()),), "float32", data=array.data)
+        for name, array in arrays.items()
+    }
+    return tuple(rows.get(name) for name in shapes)
+
+
+def scratch(size: int) -> Expr:
+    """Memory for `size` float32 that the function uses and the memory plan places."""
+    return T.sblock_alloc_buffer((size,), "float32")
+
+
+def ramp(index: Expr, lanes: int) -> Expr:
+    """`lanes` consecutive elements from `index`."""
+    return tirx.Ramp(index, 1, lanes) if lanes > 1 else index
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """`value` in every lane."""
+    return tirx.Broadcast(value, lanes) if lanes > 1 else value
+
+
+def emit(
+    product: Product,
+    *,
+    a: Callable[[Expr, int, Expr], Expr],
+    b: Callable[[Expr, Expr, Expr, int], Expr],
+    start: Callable[[Expr, Expr], Expr],
+    finish: Callable[[Expr, Expr, Expr], Expr],
+    out: Any,
+    out_at: Callable[[Expr, Expr], Expr],
+    prepare: Callable[[Expr, Expr, Expr], None] | None = None,
+) -> None:
+    """Write the loops of `product` into the function being built.
+
+    Args:
+        a: (block of rows, row in the block, k) → scalar.
+        b: (column of the tile, tile, k, vector) → vector; k counts within the chunk where `prepare` is given.
+        start: (row, column) → vector the sum starts from.
+        finish: (row, column, sum) → vector to write.
+        out: flat buffer written; partial sums pass through it where k is cut.
+        out_at: (row, column) → index in `out`.
+        prepare: (column of the tile, first k, count of k) emits what brings a strip of b into place.
+    """
+    tile, lanes = product.tile, product.tile.lanes
+    chunks = -(-product.depth // product.chunk)
+
+    def block(number: Expr, rows: int, column: Expr, strip: Expr, chunk: Expr, first: Expr, count: Expr) -> None:
+        sums = [T.alloc_buffer((tile.columns,), "float32") for _ in range(rows)]
+        places = [(r, v) for r in range(rows) for v in range(tile.vectors)]
+
+        def at(r: int, v: int) -> tuple[Expr, Expr]:
+            return number * tile.rows + r, column + v * lanes
+
+        def set_sums(value: Callable[[int, int], Expr]) -> None:
+            for r, v in places:
+                T.buffer_store(sums[r], value(r, v), [ramp(v * lanes, lanes)])
+
+        def write(value: Callable[[int, int], Expr]) -> None:
+            for r, v in places:
+                T.buffer_store(out, value(r, v), [ramp(out_at(*at(r, v)), lanes)])
+
+        def total(r: int, v: int) -> Expr:
+            return sums[r][ramp(v * lanes, lanes)]
+
+        if chunks == 1:
+            set_sums(lambda r, v: start(*at(r, v)))
+        else:
+            with T.If(chunk == 0):
+                with T.Then():
+                    set_sums(lambda r, v: start(*at(r, v)))
+                with T.Else():
+                    set_sums(lambda r, v: out[ramp(out_at(*at(r, v)), lanes)])
+        with T.serial(0, count) as k:
+            for r in range(rows):
+                value = splat(a(number, r, first + k), lanes)
+                for v in range(tile.vectors):
+                    vector = b(column, strip, k if prepare else first + k, v)
+                    T.buffer_store(sums[r], total(r, v) + value * vector, [ramp(v * lanes, lanes)])
+        if chunks == 1:
+            write(lambda r, v: finish(*at(r, v), total(r, v)))
+        else:
+            with T.If(chunk == chunks - 1):
+                with T.Then():
+                    write(lambda r, v: finish(*at(r, v), total(r, v)))
+                with T.Else():
+                    write(total)
+
+    full, rest = divmod(product.rows, tile.rows)
+    with T.serial(0, -(-product.columns // tile.columns)) as strip:
+        column = strip * 0 if product.narrow else tirx.min(strip * tile.columns, product.columns - tile.columns)
+        with T.serial(0, chunks) as chunk:
+            first = chunk * product.chunk
+            count = tirx.min(product.chunk, product.depth - first)
+            if prepare:
+                prepare(column, first, count)
+            with T.serial(0, full) as number:
+                block(number, tile.rows, column, strip, chunk, first, count)
+            if rest:
+                block(tirx.IntImm("int32", full), rest, column, strip, chunk, first, count)

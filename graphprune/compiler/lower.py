@@ -1,0 +1,112 @@
+"""Relax to kernels: the passes, in order, from an imported module to a straight `main` and scheduled functions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax, tirx
+
+from graphprune.compiler.activations import use_polynomials
+from graphprune.compiler.fold import fold_constants
+from graphprune.compiler.schedule import hoist_scratch, schedule
+from graphprune.compiler.select import OURS, select_kernels
+from graphprune.compiler.targets import Target
+from graphprune.errors import CompileError
+
+Scratch = dict[str, list[tuple[str, tuple[int, ...]]]]
+
+
+def llvm_target(target: Target) -> tvm.target.Target:
+    """TVM's form of `target`. Sums may be reordered and contracted: a dot product is vectors of partial sums."""
+    config: dict[str, object] = {
+        "kind": "llvm",
+        "mcpu": target.cpu,
+        "mattr": [f"+{feature}" for feature in target.features],
+        "fast-math-reassoc": 1,
+        "fast-math-contract": 1,
+        "fast-math-nsz": 1,
+        "opt-level": 2,
+    }
+    if target.wasm:
+        config["vector-width"] = 32 * target.lanes  # LLVM knows it of other targets
+    if target.triple:
+        config["mtriple"] = target.triple
+    llvm = tvm.target.Target(config)
+    return llvm.with_host(llvm)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A module of kernels and a `main` that only allocates and calls them.
+
+    Attributes:
+        module: the kernels and `main`.
+        scratch: dtype and shape of the scratch arrays each kernel takes after its own arguments.
+        ours: names of the scheduled kernels.
+        covers: Relax variables that a call of ours computes, by the variable of its result.
+    """
+
+    module: tvm.IRModule
+    scratch: Scratch
+    ours: set[str]
+    covers: dict[str, list[str]]
+
+
+def lower(module: tvm.IRModule, target: Target) -> Lowered:
+    """`module` as kernels and a straight `main`.
+
+    Raises:
+        CompileError: an operator that only TVM's runtime library computes.
+    """
+    transform = relax.transform
+    with llvm_target(target), tvm.transform.PassContext(opt_level=3):
+        module = transform.DecomposeOpsForInference()(module)
+        module = fold_constants(transform.CanonicalizeBindings()(module))
+        module = transform.FoldConstant()(module)
+        module, covers = select_kernels(module, target)
+        module = transform.LegalizeOps()(use_polynomials(module))
+        _no_library_calls(module)
+        for step in (
+            transform.AnnotateTIROpPattern(),
+            transform.FoldConstant(),
+            transform.FuseOps(),
+            transform.FuseTIR(),
+            transform.RewriteDataflowReshape(),
+            transform.DeadCodeElimination(),
+            transform.ToNonDataflow(),
+            transform.RemovePurityChecking(),
+            transform.CallTIRRewrite(),
+        ):
+            module = step(module)
+    module, scratch, ours = _schedule(module)
+    return Lowered(module, scratch, ours, covers)
+
+
+def _schedule(module: tvm.IRModule) -> tuple[tvm.IRModule, Scratch, set[str]]:
+    scratch: Scratch = {}
+    ours: set[str] = set()
+    for variable, function in list(module.functions.items()):
+        if isinstance(function, tirx.PrimFunc):
+            if OURS in function.attrs:
+                ours.add(str(variable.name_hint))
+            else:
+                function = schedule(function)
+            function, buffers = hoist_scratch(function)
+            module[variable] = function.with_attr("global_symbol", variable.name_hint)
+            if buffers:
+                scratch[str(variable.name_hint)] = buffers
+    return module, scratch, ours
+
+
+def _no_library_calls(module: tvm.IRModule) -> None:
+    """Refuse kernels that call into TVM's runtime library (sorting, random numbers): an artefact ships without it."""
+    for variable, function in module.functions.items():
+        if isinstance(function, tirx.PrimFunc):
+            called = re.search(r'call_c?packed\("([^"]+)"', function.script())
+            if called:
+                raise CompileError(
+                    f"operator {variable.name_hint} needs {called[1]} of TVM's runtime; compiled models have none",
+                    "leave compilation out for this model",
+                )

@@ -1,0 +1,64 @@
+"""Where every array lives: constants one after the other in the weights file, the rest in one shared workspace.
+
+The workspace is planned greedily, largest array first, each at the lowest offset that is free while it lives (Pisarchyk
+& Lee, "Efficient memory management for deep neural net inference", 2020).
+"""
+
+from __future__ import annotations
+
+from graphprune.compiler.program import Program
+
+ALIGNMENT = 64  # bytes; TVM's generated code assumes it, and it is a cache line
+SLACK = 256  # bytes after the last array: kernels may read, and never use, a vector or two beyond an array
+
+
+def _align(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def plan(program: Program) -> tuple[int, int]:
+    """Give every tensor its offset; returns the bytes of the workspace and of the weights file."""
+    weights = 0
+    for tensor in program.constants:
+        tensor.offset = weights
+        weights += _align(tensor.nbytes)
+    born, dies = _lifetimes(program)
+    sizes = {root: _align(program.tensors[root].nbytes) for root in born}
+    placed: list[int] = []
+    workspace = 0
+    for root in sorted(born, key=lambda r: (-sizes[r], r)):
+        offset = 0
+        for other in sorted(placed, key=lambda r: program.tensors[r].offset):
+            if born[other] > dies[root] or dies[other] < born[root]:
+                continue
+            start = program.tensors[other].offset
+            if offset + sizes[root] <= start:
+                break
+            offset = max(offset, start + sizes[other])
+        program.tensors[root].offset = offset
+        placed.append(root)
+        workspace = max(workspace, offset + sizes[root])
+    for tensor in program.tensors:
+        tensor.offset = program.tensors[tensor.root].offset
+    return workspace + SLACK, weights + SLACK
+
+
+def _lifetimes(program: Program) -> tuple[dict[int, int], dict[int, int]]:
+    """First and last call that touches each array of the workspace; inputs are there before, outputs after."""
+    born: dict[int, int] = {}
+    dies: dict[int, int] = {}
+
+    def touch(index: int, step: int) -> None:
+        root = program.tensors[index].root
+        if program.tensors[root].value is None:
+            born.setdefault(root, step)
+            dies[root] = step
+
+    for index in program.inputs:
+        touch(index, -1)
+    for step, call in enumerate(program.calls):
+        for index in call.arguments:
+            touch(index, step)
+    for index in program.outputs:
+        touch(index, len(program.calls))
+    return born, dies

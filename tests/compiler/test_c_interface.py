@@ -1,0 +1,116 @@
+"""The C interface, used as its reader would: from a clean folder, by the system's compiler and by zig."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphprune.compiler import compile_model, targets
+from tests.compiler.oracle import model, need
+
+PROGRAM = r"""
+#include "model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static _Alignas(64) char weights[GRAPHPRUNE_WEIGHTS_BYTES + 1];
+
+int main(void) {
+  float x[GRAPHPRUNE_INPUT_0_BYTES / sizeof(float)] = {1, -2, 3, 0.5, 0, -1};
+  float y[GRAPHPRUNE_OUTPUT_0_BYTES / sizeof(float)];
+  const void* inputs[GRAPHPRUNE_INPUTS] = {x};
+  void* outputs[GRAPHPRUNE_OUTPUTS] = {y};
+  const char* reason;
+  FILE* file = fopen("weights.bin", "rb");
+  size_t bytes = fread(weights, 1, sizeof weights, file);
+  fclose(file);
+  const graphprune_tensor* in = graphprune_input(0);
+  printf("%s %s %d ", in->name, in->dtype, (int)in->ndim);
+  printf("%d %d %d\n", (int)in->shape[0], (int)in->shape[1], (int)in->bytes);
+  printf("%s %d %d\n", graphprune_output(0)->name, graphprune_output(1) == 0, graphprune_input(-1) == 0);
+  printf("%d\n", !strcmp(GRAPHPRUNE_INPUT_0_NAME, in->name) && bytes == graphprune_weights_bytes());
+  if (graphprune_create(weights, bytes - 1, &reason)) return 2;
+  puts(reason);
+  if (graphprune_create(weights + 1, bytes, &reason)) return 3;
+  puts(reason);
+  if (graphprune_create(0, bytes, 0)) return 4;
+  graphprune_model* model = graphprune_create(weights, bytes, &reason);
+  if (!model) return 5;
+  graphprune_model* other = graphprune_create(weights, bytes, 0);
+  if (graphprune_run(model, inputs, outputs) || *graphprune_error(model)) return 6;
+  for (int i = 0; i < 8; ++i) printf("%g ", y[i]);
+  graphprune_destroy(model);
+  if (graphprune_run(other, inputs, outputs)) return 7;
+  graphprune_destroy(other);
+  graphprune_destroy(0);
+  return 0;
+}
+"""
+WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
+Y = np.maximum(np.array([[1, -2, 3], [0.5, 0, -1]]) @ WEIGHTS, 0)
+NAME = 'a "quoted" \\ name? */ é @IDENTITY@'
+EXPECTED = f"""{NAME} float32 2 2 3 24
+y 1 1
+1
+the weights are not those of this model: wrong size
+the weights are not aligned to 64 bytes
+{"".join(f"{value:g} " for value in Y.flatten())}"""
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+COMPILERS = {"cc": ["cc"], "zig": [sys.executable, "-m", "ziglang", "cc"]}
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    proto = model("g (float[2,3] x) => (float[2,4] y) { m = MatMul (x, w) y = Relu (m) }", w=WEIGHTS)
+    proto.graph.input[0].name = proto.graph.node[0].input[0] = NAME
+    folder = tmp_path_factory.mktemp("host")
+    compile_model(proto, folder)
+    return folder
+
+
+@pytest.fixture
+def clean(artefact: Path, tmp_path: Path) -> Path:
+    """A folder of another's project: what was compiled, and a program that uses it."""
+    for file in artefact.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "program.c").write_text(PROGRAM)
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="library search paths of other systems were not tried")
+@pytest.mark.parametrize("library", ["libmodel.a", "./model.so"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_program_links_either_library(compiler: str, library: str, clean: Path) -> None:
+    need({"cc": "cc", "zig": targets.ZIG}[compiler])
+    run([*COMPILERS[compiler], *STRICT, "program.c", library, "-lm", "-Wl,-rpath,.", "-o", "program"], clean)
+    assert run(["./program"], clean) == EXPECTED
+
+
+def test_the_header_is_cpp_too(clean: Path) -> None:
+    need(targets.ZIG)
+    (clean / "program.cpp").write_text('#include "model.h"\nint main() { return graphprune_supported() ? 0 : 1; }\n')
+    zig = [sys.executable, "-m", "ziglang", "c++", "-Wall", "-Werror"]
+    run([*zig, "-c", "program.cpp", "-o", "program.o"], clean)
+
+
+def test_a_static_program_runs_on_arm(tmp_path: Path) -> None:
+    need(targets.ZIG, "qemu-aarch64-static")
+    proto = model("g (float[2,3] x) => (float[2,4] y) { m = MatMul (x, w) y = Relu (m) }", w=WEIGHTS)
+    proto.graph.input[0].name = proto.graph.node[0].input[0] = NAME
+    compile_model(proto, tmp_path, "aarch64")
+    (tmp_path / "program.c").write_text(PROGRAM)
+    compiler = [*COMPILERS["zig"], "-target", "aarch64-linux-musl", "-static", *STRICT]
+    run([*compiler, "program.c", "libmodel.a", "-o", "program"], tmp_path)
+    assert run(["qemu-aarch64-static", "program"], tmp_path) == EXPECTED

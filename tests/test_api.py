@@ -1,0 +1,90 @@
+"""The library as a user imports it: functions that can be called again and again, and change nothing they are given."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import graphprune
+from graphprune.errors import CompileError, UsageError
+
+RESNET = Path(__file__).parents[1] / "models" / "fashion_resnet20.onnx"
+
+
+def test_functions_stay_functions_when_their_parts_are_imported():
+    program = """
+import graphprune
+import graphprune.api, graphprune.compiler.targets, graphprune.proof, graphprune.runtime
+for name in graphprune.__all__:
+    assert callable(getattr(graphprune, name)), name
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_unknown_names_are_no_attributes():
+    with pytest.raises(AttributeError, match="frobnicate"):
+        _ = graphprune.frobnicate
+
+
+def test_a_protobuf_is_not_changed():
+    proto = onnx.load(RESNET)
+    before = proto.SerializeToString(deterministic=True)
+    result = graphprune.prune(proto, ratio=0.5, preset="magnitude")
+    assert proto.SerializeToString(deterministic=True) == before
+    assert result.report.kept.parameters < 0.5
+    assert tuple(result.original.constants["2.first.0.weight"].shape) == (16, 16, 3, 3)
+
+
+def test_a_pipeline_in_place_of_amounts():
+    text = "fold_shapes, fold_constants, random_score(seed=3), uniform(ratio=0.25, multiple=4), cut, clean"
+    result = graphprune.prune(RESNET, passes=text)
+    assert ", ".join(record.text for record in result.records) == text
+    assert result.model.constants["2.first.0.weight"].shape == (12, 12, 3, 3)
+
+
+def test_include_and_exclude():
+    only = graphprune.prune(RESNET, ratio=0.5, preset="magnitude", include=r"^2\.first\.0\.weight\[0\]")
+    assert {r.tensor for r in only.plan.removals if r.axis == 0} >= {"2.first.0.weight"}
+    assert all(g.kept == g.units for g in only.report.groups if g.name != "2.first.0.weight[0]")
+    rest = graphprune.prune(RESNET, ratio=0.5, preset="magnitude", exclude=r"^2\.first\.0\.weight\[0\]")
+    assert next(g for g in rest.report.groups if g.name == "2.first.0.weight[0]").kept == 16
+
+
+def test_same_seed_same_bytes(tmp_path):
+    for name in ("a.onnx", "b.onnx"):
+        graphprune.prune(RESNET, target_macs=0.6).save(tmp_path / name)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert (tmp_path / "a.plan.json").read_bytes() == (tmp_path / "b.plan.json").read_bytes()
+
+
+def test_symbolic_dimensions_and_metadata_are_kept(tmp_path):
+    graphprune.prune(RESNET, ratio=0.5, preset="magnitude", dim_params={"batch": 3}).save(tmp_path / "s.onnx")
+    before, after = onnx.load(RESNET), onnx.load(tmp_path / "s.onnx")
+    assert list(after.graph.input) == list(before.graph.input)
+    assert list(after.graph.output) == list(before.graph.output)
+    assert list(after.opset_import) == list(before.opset_import)
+    keys = {entry.key for entry in after.metadata_props}
+    assert keys == {entry.key for entry in before.metadata_props} | {"graphprune.version", "graphprune.passes"}
+
+
+def test_unknown_targets_fail_before_anything_is_pruned(tmp_path):
+    seen = []
+    with pytest.raises(CompileError, match="toaster"):
+        graphprune.compile(RESNET, tmp_path / "out", targets=["toaster"], ratio=0.5, announce=seen.append)
+    assert seen == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_wants_a_baseline(tmp_path):
+    from graphprune import api
+
+    with pytest.raises(UsageError, match="baseline"):
+        api.bench([tmp_path, RESNET])
+    timings = api.bench([RESNET, RESNET], seconds=0)
+    assert [t.ratio for t in timings.values()] == [1.0]
+    assert all(np.isfinite(t.median_ms) for t in timings.values())
