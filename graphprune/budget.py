@@ -9,8 +9,50 @@ from math import ceil
 import networkx as nx
 import numpy as np
 
+from graphprune.cost import Cost
+from graphprune.errors import TargetNotReachedError, UsageError
 from graphprune.groups import Dependencies, Group
 from graphprune.rules import Dim
+
+
+@dataclass(frozen=True)
+class Target:
+    """How small a model is to be: the options of every pass that chooses units to meet a target.
+
+    Attributes:
+        macs: share of multiply-accumulates to keep, above 0 to 1.
+        params: share of parameters to keep, above 0 to 1.
+        multiple: every axis that is cut ends at a multiple of this.
+        floor: share of units every group keeps at least, so that no layer collapses.
+    """
+
+    macs: float = 1.0
+    params: float = 1.0
+    multiple: int = 1
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raise ``UsageError`` for amounts that mean nothing."""
+        for name, share in (("macs", self.macs), ("params", self.params)):
+            if not 0 < share <= 1:
+                raise UsageError(f"a {name} target of {share} is not above 0 and up to 1", "0.5 keeps half")
+        if not 0 <= self.floor <= 1:
+            raise UsageError(f"a floor of {self.floor} is not between 0 and 1", "0.1 keeps a tenth of each group")
+        if self.multiple < 1:
+            raise UsageError(f"widths cannot be multiples of {self.multiple}", "1 allows any width")
+
+    def use(self, cost: Cost, before: Cost) -> float:
+        """Share of the budget used, by the tighter of the two targets: up to 1 is within it."""
+        macs = cost.macs / (self.macs * max(before.macs, 1))
+        return max(macs, cost.parameters / (self.params * max(before.parameters, 1)))
+
+    def unreachable(self, least: Cost, before: Cost) -> TargetNotReachedError:
+        """What to raise where even ``least`` is above the target."""
+        return TargetNotReachedError(
+            f"at most {1 - least.macs / max(before.macs, 1):.1%} of the MACs and "
+            f"{1 - least.parameters / max(before.parameters, 1):.1%} of the parameters can be removed",
+            "ask for less, or lower --round-to or the floor",
+        )
 
 
 @dataclass(frozen=True)

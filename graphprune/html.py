@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from graphprune.latency import Timing
-from graphprune.report import PinReport, Report
+from graphprune.report import PinReport, Report, size_text
 
 # How many axes a page lists in all, of pins and of groups: some hundred kilobytes each.
 LISTED = 2000
@@ -84,7 +84,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {"power": _power, "share": _share, "size": _size, "percent": _percent}
+    made.filters |= {"power": _power, "share": _share, "size": size_text, "percent": _percent}
     return made
 
 
@@ -167,15 +167,6 @@ def _share(value: float) -> str:
 def _percent(value: float, whole: float) -> str:
     """A length in a drawing, as a part of its width or height."""
     return f"{100 * min(value / whole, 1) if whole else 0:.2f}%"
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
 
 
 def _decimals(latency: Mapping[str, Timing]) -> int:

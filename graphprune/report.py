@@ -204,3 +204,13 @@ def versions() -> dict[str, str]:
 def to_json(report: msgspec.Struct) -> bytes:
     """Indented JSON."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def size_text(count: int) -> str:
+    """A number of bytes as people read it: ``1.09 MB``."""
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from graphprune.execute import TargetInfo
 from graphprune.latency import Timing
-from graphprune.report import Report
+from graphprune.report import Report, size_text
 
 
 def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
@@ -20,7 +20,9 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
     table.add_row("channels", f"{before.channels:,}", f"{after.channels:,}", _share(report.kept.channels))
     table.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}", _share(report.kept.parameters))
     table.add_row("MACs", f"{before.macs:,}", f"{after.macs:,}", _share(report.kept.macs))
-    table.add_row("weights", _bytes(before.bytes), _bytes(after.bytes), _share(after.bytes / max(before.bytes, 1)))
+    table.add_row(
+        "weights", size_text(before.bytes), size_text(after.bytes), _share(after.bytes / max(before.bytes, 1))
+    )
     table.add_section()
     law = next((s for s in report.steps if s.law), None)
     if law is not None:
@@ -95,12 +97,3 @@ def _needs(missing: Sequence[str]) -> str:
 
 def _share(value: float) -> str:
     return f"{value:.1%}"
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

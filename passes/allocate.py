@@ -7,43 +7,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graphprune.budget import weakest, widths
+from graphprune.budget import Target, weakest, widths
 from graphprune.cost import Cost, CostModel
-from graphprune.errors import TargetNotReachedError, UsageError
 from graphprune.state import State
 
 ROUNDS = 6
 
 
 @dataclass(frozen=True)
-class Allocate:
+class Allocate(Target):
     """Widths of least total error within a budget, by Lagrange multipliers (Everett 1963).
 
     Needs scores that are error curves, as ``obs`` makes them: sorted, the k-th is the error of the group once k units
     are gone. For a price on the budget each group picks its width alone; the price is found by bisection. What a unit
     saves depends on the widths of its neighbours, so savings are taken anew around the widths found, a few times.
-
-    Attributes:
-        macs: share of multiply-accumulates to keep, above 0 to 1.
-        params: share of parameters to keep, above 0 to 1.
-        multiple: every axis that is cut ends at a multiple of this.
-        floor: share of units every group keeps at least, so that no layer collapses.
     """
-
-    macs: float = 1.0
-    params: float = 1.0
-    multiple: int = 1
-    floor: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Raise ``UsageError`` for amounts that mean nothing."""
-        for name, share in (("macs", self.macs), ("params", self.params)):
-            if not 0 < share <= 1:
-                raise UsageError(f"a {name} target of {share} is not above 0 and up to 1", "0.5 keeps half")
-        if not 0 <= self.floor <= 1:
-            raise UsageError(f"a floor of {self.floor} is not between 0 and 1", "0.1 keeps a tenth of each group")
-        if self.multiple < 1:
-            raise UsageError(f"widths cannot be multiples of {self.multiple}", "1 allows any width")
 
     def __call__(self, state: State) -> State:
         """Set ``drop``; raises ``TargetNotReachedError`` when the floors and widths leave too much."""
@@ -52,12 +30,7 @@ class Allocate:
             return replace(state, drop={})
         least = {name: counts[0] for name, counts in budget.options.items()}
         if budget.use(least) > 1:
-            cost, before = budget.cost(least), budget.cost(budget.full)
-            raise TargetNotReachedError(
-                f"at most {1 - cost.macs / max(before.macs, 1):.1%} of the MACs and "
-                f"{1 - cost.parameters / max(before.parameters, 1):.1%} of the parameters can be removed",
-                "ask for less, or lower --round-to or the floor",
-            )
+            raise self.unreachable(budget.cost(least), budget.cost(budget.full))
         best, around = least, least
         savings = budget.savings(budget.full)
         for _ in range(ROUNDS):
@@ -73,7 +46,7 @@ class Allocate:
 class _Budget:
     """The curves and legal widths of the groups, and what widths use of the budget."""
 
-    def __init__(self, state: State, amounts: Allocate) -> None:
+    def __init__(self, state: State, amounts: Target) -> None:
         groups = [g for g in state.groups if g.name in state.scores]
         legal = widths(state.dependencies, groups, amounts.multiple, amounts.floor)
         self._model = CostModel(state.model, state.dependencies.groups)
@@ -91,12 +64,8 @@ class _Budget:
         return float(sum(self._curves[name][self.full[name] - count] for name, count in kept.items()))
 
     def use(self, kept: Mapping[str, int]) -> float:
-        """Share of the budget used, by the tighter of the two targets: up to 1 is within it."""
-        cost = self.cost(kept)
-        return max(
-            cost.macs / (self._amounts.macs * max(self._before.macs, 1)),
-            cost.parameters / (self._amounts.params * max(self._before.parameters, 1)),
-        )
+        """Share of the budget used: up to 1 is within it."""
+        return self._amounts.use(self.cost(kept), self._before)
 
     def savings(self, kept: Mapping[str, int]) -> dict[str, float]:
         """What one unit less of each group saves at these widths, in shares of the targets that are set."""

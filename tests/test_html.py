@@ -14,7 +14,7 @@ import graphprune
 from graphprune import html
 from graphprune.cost import Cost
 from graphprune.latency import Timing
-from graphprune.report import GroupReport, PinReport, Ratios, Report, StepReport, TargetReport
+from graphprune.report import GroupReport, PinReport, Ratios, Report, StepReport, TargetReport, size_text
 
 ROOT = Path(__file__).parents[1]
 RESNET = ROOT / "models" / "fashion_resnet20.onnx"
@@ -249,7 +249,7 @@ def test_figures_are_readable():
         "9.9\xa0×\xa010⁻⁸",
         "2.5\xa0×\xa010⁻¹",
     ]
-    assert [html._size(n) for n in (0, 999, 603_959, 1_094_632, 98_000_000_000)] == [
+    assert [size_text(n) for n in (0, 999, 603_959, 1_094_632, 98_000_000_000)] == [
         "0 B",
         "999 B",
         "604 kB",
