@@ -159,7 +159,7 @@ def _index_limits(model: Model) -> dict[str, int]:
                 if node.op in _KEEPS_NUMBERS:
                     same.extend(node.outputs)
                 elif (limit := _index_limit(model, node, other)) is not None:
-                    limits[tensor.name] = min(limit, limits.get(tensor.name, limit))
+                    limits[tensor.name] = max(1, min(limit, limits.get(tensor.name, limit)))
     return limits
 
 
@@ -171,7 +171,7 @@ def _index_limit(model: Model, node: gs.Node, index: gs.Tensor) -> int | None:
     if node.op == "OneHot" and place == 0 and isinstance(node.inputs[1], gs.Constant):
         return int(np.max(node.inputs[1].values))
     if node.op == "Equal" and isinstance(numbers := node.inputs[1 - place], gs.Constant):
-        return int(np.max(numbers.values)) + 1
+        return max(2, int(np.max(numbers.values)) + 1) if numbers.dtype.kind in "iu" else None
     return None
 
 

@@ -187,6 +187,8 @@ def test_numbers_stay_below_what_they_are_looked_up_in() -> None:
     letters = {"last": np.array([2]), "letters": np.arange(257).reshape(1, 1, 257)}
     assert seeded_inputs(load(net(body, inputs="int64[1,900] x", **letters)))["x"].max() > 200
     assert seeded_inputs(load(net("y = Cast<to=1>(x)", inputs="int64[1,900] x")))["x"].max() == 1
+    below = net("e = Equal(x, none)  y = Cast<to=1>(e)", inputs="int64[1,900] x", none=np.array([-1]))
+    assert seeded_inputs(load(below))["x"].max() == 1
 
 
 def test_what_rounding_alone_does_is_allowed() -> None:
