@@ -17,7 +17,6 @@ from onnx import ModelProto
 from graphprune import html
 from graphprune import plan as plans
 from graphprune.calibration.activations import read_inputs
-from graphprune.cost import CostModel
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
 from graphprune.groups import Dependencies
 from graphprune.latency import Timing, interleave
@@ -115,7 +114,7 @@ def inspect(
     """
     model = _load(source, input_shapes=input_shapes, dim_params=dim_params)
     state = _prepared(model, include, exclude)
-    report = _report(model, state, model, [], "", {})
+    report = build_report(model, state, model, [], "", {})
     return Inspection(state.model, state.dependencies, report)
 
 
@@ -185,7 +184,7 @@ def prune(
             )
         analysed = _prepared(model, include, exclude)
     seconds = {"load": loaded, "prune": time.perf_counter() - began - loaded}
-    report = _report(model, analysed, state.model, records, command, seconds)
+    report = build_report(model, analysed, state.model, records, command, seconds)
     return Result(model, state.model, plans.from_records(model, records), report, tuple(records))
 
 
@@ -376,19 +375,6 @@ def _prepared(model: Model, include: str, exclude: str) -> State:
     for step in parse(BEFORE):
         state = step.run(state)
     return state
-
-
-def _report(
-    model: Model, analysed: State, after: Model, records: Sequence[Record], command: str, seconds: Mapping[str, float]
-) -> Report:
-    dependencies = analysed.dependencies
-    removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
-    units = sum(g.size for g in dependencies.groups)
-    # Shape arithmetic hides the MACs of the original; what was analysed is the same network with that folded.
-    macs = CostModel(analysed.model).at().macs
-    before = msgspec.structs.replace(CostModel(model).at(), macs=macs, channels=units)
-    final = msgspec.structs.replace(CostModel(after).at(), channels=units - sum(removed.values()))
-    return build_report(model, analysed, (before, final), records, command, seconds)
 
 
 def _target_report(artefact: Artefact, by: str, agreement: Agreement | None) -> TargetReport:

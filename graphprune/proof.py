@@ -16,6 +16,7 @@ import onnxruntime as ort
 from graphprune.cut import Gone
 from graphprune.errors import InvalidModelError
 from graphprune.model import LARGEST_INLINE, Model
+from graphprune.session import session
 from graphprune.shapes import symbolic_axes
 
 Arrays = Mapping[str, np.ndarray]
@@ -72,13 +73,8 @@ class Runner:
     """
 
     def __init__(self, model: Model, *, optimise: bool = False, threads: int = 0, also: Collection[str] = ()) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads
-        if not optimise:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self.session = _session(model, options, also)
+            self.session = _session(model, optimise, threads, also)
         except Exception as error:  # onnxruntime raises a class per status code, none of them public
             raise InvalidModelError(
                 f"{model.name} cannot be run by onnxruntime: {_first_line(error)}",
@@ -98,18 +94,18 @@ class Runner:
             ) from error
 
 
-def _session(model: Model, options: ort.SessionOptions, also: Collection[str]) -> ort.InferenceSession:
+def _session(model: Model, optimise: bool, threads: int, also: Collection[str]) -> ort.InferenceSession:
     proto = model.proto()
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also if name not in model.outputs)
     for info in [*proto.graph.input, *proto.graph.output]:
         for axis in symbolic_axes(info):  # onnxruntime would take an open size that is written as 0 at its word
             info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
     if sum(len(t.raw_data) for t in proto.graph.initializer) <= LARGEST_INLINE:
-        return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return session(proto.SerializeToString(), optimise=optimise, threads=threads)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.onnx")
         onnx.save_model(proto, path, save_as_external_data=True, location="weights")
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return session(path, optimise=optimise, threads=threads)
 
 
 def _first_line(error: Exception) -> str:

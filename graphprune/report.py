@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from graphprune.cost import Cost
+from graphprune.cost import Cost, CostModel
 from graphprune.groups import Pinned
 from graphprune.latency import Timing
 from graphprune.model import Model
@@ -120,7 +120,7 @@ class Report(msgspec.Struct, frozen=True):
 def build(
     model: Model,
     analysed: State,
-    costs: tuple[Cost, Cost],
+    result: Model,
     records: Sequence[Record],
     command: str,
     seconds: Mapping[str, float],
@@ -130,14 +130,18 @@ def build(
     Args:
         model: the original.
         analysed: the state the cut started from, or would have.
-        costs: before and after.
+        result: the pruned model.
         records: of the run.
         command: what produced it, to be shown.
         seconds: wall time by stage.
     """
-    before, after = costs
     removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
     dependencies = analysed.dependencies
+    units = sum(g.size for g in dependencies.groups)
+    # Shape arithmetic hides the MACs of the original; what was analysed is the same network with that folded.
+    macs = CostModel(analysed.model).at().macs
+    before = msgspec.structs.replace(CostModel(model).at(), macs=macs, channels=units)
+    after = msgspec.structs.replace(CostModel(result).at(), channels=units - sum(removed.values()))
     left_out = [
         PinReport(d.tensor, d.axis, len(g.labels[d]), "", "", f"group {g.name} is left out by --include or --exclude")
         for g in dependencies.groups

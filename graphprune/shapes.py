@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import ModelProto, ValueInfoProto
 
 from graphprune.errors import InvalidModelError, UsageError
+from graphprune.session import session
 
 Shape = tuple[int | None, ...]
 SymbolicShape = tuple[int | str | None, ...]
@@ -132,16 +132,12 @@ def measure(proto: ModelProto, input_shapes: Mapping[str, tuple[int, ...]], name
     types = {info.name: info.type.tensor_type.elem_type for info in proto.graph.input}
     declared = {info.name for info in proto.graph.output}
     proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in declared)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         zeros = {
             name: np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(types[name]))
             for name, shape in input_shapes.items()
         }
-        found = session.run(list(names), zeros)
+        found = session(proto.SerializeToString()).run(list(names), zeros)
     except Exception:  # a custom operator, a model too large for a protobuf: its shapes stay unknown, and pinned
         return {}
     return {

@@ -44,6 +44,14 @@ def is_standard(node: gs.Node) -> bool:
     return node.domain in (None, "", "ai.onnx")
 
 
+def redirect(old: gs.Tensor, new: gs.Tensor) -> bool:
+    """Let every node that reads ``old`` read ``new``; whether there was any."""
+    readers = list(old.outputs)
+    for reader in readers:
+        reader.inputs = [new if t is old else t for t in reader.inputs]
+    return bool(readers)
+
+
 def import_graph(proto: ModelProto) -> gs.Graph:
     """The graph of a model, with the values of ``Constant`` nodes as constants; ``proto`` is taken over."""
     asides = [_set_aside(node) for node in proto.graph.node]

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from graphprune.model import Model
 from graphprune.state import State
-from graphprune.surgeon import is_standard, opaque
+from graphprune.surgeon import is_standard, opaque, redirect
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,11 @@ class Clean:
             if any(opaque(reader) for reader in [*source.outputs, *result.outputs]):
                 continue
             if result.name not in interface:
-                for reader in list(result.outputs):
-                    reader.inputs = [source if t is result else t for t in reader.inputs]
+                redirect(result, source)
             elif source.name not in interface and len(source.inputs) == 1 and not isinstance(source, gs.Constant):
                 # The graph output takes the place of the tensor it copies.
                 producer = source.inputs[0]
-                for reader in list(source.outputs):
-                    reader.inputs = [result if t is source else t for t in reader.inputs]
+                redirect(source, result)
                 node.outputs.clear()
                 producer.outputs = [result if t is source else t for t in producer.outputs]
             else:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 
 from graphprune.model import Model
+from graphprune.session import session
 from graphprune.state import State
-from graphprune.surgeon import is_standard, opaque
+from graphprune.surgeon import is_standard, opaque, redirect
 
 _RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
@@ -33,10 +33,12 @@ class FoldConstants:
     def __call__(self, state: State) -> State:
         """A state without nodes that compute constants, or the same state."""
         model = state.model.copy()
-        shared = _share_matrices(model)
+        if _share_matrices(model):
+            model = model.with_nodes(model.graph.nodes)
+            state = replace(state, model=model.copy())
         foldable = _foldable(model)
         if not foldable:
-            return replace(state, model=model.with_nodes(model.graph.nodes)) if shared else state
+            return state
         ids = {id(n) for n in foldable}
         outputs = {t.name for t in model.graph.outputs}
         results = [
@@ -68,9 +70,7 @@ def _share_matrices(model: Model) -> bool:
         copy = node.outputs[0]
         if any(opaque(reader) for reader in copy.outputs):
             continue
-        for reader in list(copy.outputs):
-            reader.inputs = [source if t is copy else t for t in reader.inputs]
-            found = True
+        found |= redirect(copy, source)
     return found
 
 
@@ -89,11 +89,9 @@ def _foldable(model: Model) -> list[gs.Node]:
 
 def _run(model: Model, nodes: list[gs.Node], results: list[gs.Tensor]) -> list[np.ndarray] | None:
     """The values of ``results``; ``None`` where onnxruntime does not know an operator, type or opset they need."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     proto = model.fragment(nodes, results)
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return [np.asarray(value) for value in session.run([t.name for t in results], {})]
+        values = session(proto.SerializeToString(), optimise=True).run([t.name for t in results], {})
+        return [np.asarray(value) for value in values]
     except Exception:  # onnxruntime raises a class per status code, none of them public
         return None
