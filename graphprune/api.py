@@ -18,6 +18,7 @@ from graphprune import html
 from graphprune import plan as plans
 from graphprune.calibration.activations import read_inputs
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
+from graphprune.fidelity import measure
 from graphprune.groups import Dependencies
 from graphprune.latency import Timing, interleave
 from graphprune.model import Model, load, save
@@ -134,6 +135,7 @@ def prune(
     dim_params: Mapping[str, int] | None = None,
     seed: int = 0,
     calibration_data: Arrays | str | os.PathLike[str] | None = None,
+    held_out: Arrays | str | os.PathLike[str] | None = None,
     command: str = "",
     announce: Announce = _silent,
 ) -> Result:
@@ -154,6 +156,7 @@ def prune(
         dim_params: sizes of symbolic dimensions by name.
         seed: of random scores, of calibration noise and of the inputs of the proofs.
         calibration_data: real inputs to calibrate on besides noise: by name, [items, ...], or a path of them as npz.
+        held_out: real inputs that only the error of the result is measured on, in the same form.
         command: noted in the report.
         announce: called with the text of each step before it runs.
 
@@ -173,7 +176,8 @@ def prune(
     announce("load")
     model = _load(source, input_shapes=input_shapes, dim_params=dim_params)
     loaded = time.perf_counter() - began
-    start = State(model, include=include, exclude=exclude, data=_given(calibration_data))
+    real, unseen = _arrays(calibration_data), _arrays(held_out)
+    start = State(model, include=include, exclude=exclude, data=_given(real))
     state, records = run(start, steps, seed=seed, announce=announce)
     analysed = next((r.before for r in records if r.cut), None)
     if analysed is None:
@@ -184,7 +188,9 @@ def prune(
             )
         analysed = _prepared(model, include, exclude)
     seconds = {"load": loaded, "prune": time.perf_counter() - began - loaded}
-    report = build_report(model, analysed, state.model, records, command, seconds)
+    announce("measure the error")
+    fidelity = measure(model, state.model, seed=seed, given=real if unseen is None else unseen, seen=unseen is None)
+    report = build_report(model, analysed, state.model, records, command, seconds, fidelity)
     return Result(model, state.model, plans.from_records(model, records), report, tuple(records))
 
 
@@ -282,7 +288,7 @@ def verify(
     """
     input_shapes = input_shapes if input_shapes or dim_params else plan.input_shapes
     model = _load(original, input_shapes=input_shapes, dim_params=dim_params)
-    state, _ = run(State(model, data=_given(calibration_data)), _replay(plan), seed=seed)
+    state, _ = run(State(model, data=_given(_arrays(calibration_data))), _replay(plan), seed=seed)
     inputs = seeded_inputs(model, seed)
     result = Runner(_load(pruned, input_shapes=input_shapes, dim_params=dim_params))(inputs)
     return judge(result, Runner(state.model)(inputs), rtol(model, REWRITE_RTOL), state.model, inputs)
@@ -356,9 +362,11 @@ def _pipeline(
     return text.replace("calibrate(", "calibrate(given=True, ") if given else text
 
 
-def _given(calibration_data: Arrays | str | os.PathLike[str] | None) -> dict[str, Any]:
-    if isinstance(calibration_data, str | os.PathLike):
-        calibration_data = read_inputs(calibration_data)
+def _arrays(data: Arrays | str | os.PathLike[str] | None) -> Arrays | None:
+    return read_inputs(data) if isinstance(data, str | os.PathLike) else data
+
+
+def _given(calibration_data: Arrays | None) -> dict[str, Any]:
     return {} if calibration_data is None else {"inputs": calibration_data}
 
 

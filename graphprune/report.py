@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 
 from graphprune.cost import Cost, CostModel
+from graphprune.fidelity import Fidelity
 from graphprune.groups import Pinned
 from graphprune.latency import Timing
 from graphprune.model import Model
@@ -89,7 +90,7 @@ class TargetReport(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The whole of ``report.json``."""
+    """The whole of ``report.json``; ``fidelity`` is how wrong the result is, ``None`` where nothing was made."""
 
     model: str
     command: str
@@ -105,6 +106,7 @@ class Report(msgspec.Struct, frozen=True):
     latency: dict[str, Timing] = {}
     seconds: dict[str, float] = {}
     notes: list[str] = []
+    fidelity: Fidelity | None = None
 
     @property
     def law_error(self) -> float | None:
@@ -124,6 +126,7 @@ def build(
     records: Sequence[Record],
     command: str,
     seconds: Mapping[str, float],
+    fidelity: Fidelity | None = None,
 ) -> Report:
     """Gather a report.
 
@@ -134,6 +137,7 @@ def build(
         records: of the run.
         command: what produced it, to be shown.
         seconds: wall time by stage.
+        fidelity: how wrong the result is.
     """
     removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
     dependencies = analysed.dependencies
@@ -166,6 +170,7 @@ def build(
         ],
         pinned=[*left_out, *map(_pin, dependencies.pinned)],
         versions=versions(),
+        fidelity=fidelity,
         notes=list(analysed.data.get("notes", ())),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
     )

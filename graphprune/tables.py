@@ -24,6 +24,9 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
         "weights", size_text(before.bytes), size_text(after.bytes), _share(after.bytes / max(before.bytes, 1))
     )
     table.add_section()
+    if (whole := report.fidelity) is not None:
+        label = f"error of the whole, {whole.inputs} {whole.source}"
+        table.add_row(label, "", f"{whole.error:.2%}", f"cosine {whole.cosine:.4f}")
     law = next((s for s in report.steps if s.law), None)
     if law is not None:
         table.add_row("error, cut against zeroed", "", f"{law.error:.1e}", f"≤ {law.tolerance:.0e}")

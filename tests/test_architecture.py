@@ -24,7 +24,7 @@ LAYERS = [
     ["plan", "report"],
     ["execute"],
     ["runtime"],
-    ["compiler", "pipeline"],
+    ["compiler", "pipeline", "fidelity"],
     ["calibration", "obs"],
     ["budget"],
     ["proof", "cost"],
