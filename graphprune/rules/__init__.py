@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from graphprune.rules import convolution, elementwise, linear, movement, normalization, reduction
+from graphprune.rules import convolution, elementwise, linear, movement, normalization, recurrent, reduction
 from graphprune.rules.base import Call, Choice, Dim, Kept, Operand, Pin, Rule, Tie, Ties
 from graphprune.rules.layer import Layer
 
@@ -18,6 +18,7 @@ RULES: Mapping[str, Rule] = {
     **linear.RULES,
     **movement.RULES,
     **normalization.RULES,
+    **recurrent.RULES,
     **reduction.RULES,
 }
 

@@ -12,10 +12,19 @@ from tests.rules import (
     test_linear,
     test_movement,
     test_normalization,
+    test_recurrent,
     test_reduction,
 )
 
-DOMAINS = [test_convolution, test_elementwise, test_linear, test_movement, test_normalization, test_reduction]
+DOMAINS = [
+    test_convolution,
+    test_elementwise,
+    test_linear,
+    test_movement,
+    test_normalization,
+    test_recurrent,
+    test_reduction,
+]
 
 
 def test_every_operator_has_a_tiny_net() -> None:
