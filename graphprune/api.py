@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 from onnx import ModelProto
 
 from graphprune import html
@@ -26,7 +27,7 @@ from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, CHOICES, DEFAULT_PRESET, PRESETS, Record, Step, parse, run
 from graphprune.plan import Plan
 from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Runner, judge, rtol, seeded_inputs
-from graphprune.report import Report, TargetReport, to_json
+from graphprune.report import KernelReport, Report, TargetReport, to_json
 from graphprune.report import build as build_report
 from graphprune.shapes import symbolic_axes
 from graphprune.state import State
@@ -254,7 +255,8 @@ def compile(
                     f"more than {agreement.rtol:.0e}",
                     "nothing was written; please report the model",
                 )
-            reports.append(_target_report(artefact, way.by, agreement))
+            spent = way.profile(inputs) if way.profile else None
+            reports.append(_target_report(artefact, way.by, agreement, spent))
             if way.run and way.in_process:
                 calls[f"compiled, {machine.name}"] = partial(way.run, inputs)
             if way.times:
@@ -385,8 +387,12 @@ def _prepared(model: Model, include: str, exclude: str) -> State:
     return state
 
 
-def _target_report(artefact: Artefact, by: str, agreement: Agreement | None) -> TargetReport:
+def _target_report(artefact: Artefact, by: str, agreement: Agreement | None, spent: np.ndarray | None) -> TargetReport:
     kinds = Counter(kernel.kind for kernel in artefact.manifest.kernels)
     size = sum(f.stat().st_size for f in artefact.folder.iterdir())
     error, allowed = (agreement.error, agreement.rtol) if agreement else (None, None)
-    return TargetReport(artefact.folder.name, error, allowed, dict(artefact.seconds), size, dict(kinds), by)
+    seconds = [None] * len(artefact.manifest.kernels) if spent is None else spent.tolist()
+    calls = [
+        KernelReport(k.name, k.kind, k.how, k.nodes, s) for k, s in zip(artefact.manifest.kernels, seconds, strict=True)
+    ]
+    return TargetReport(artefact.folder.name, error, allowed, dict(artefact.seconds), size, dict(kinds), by, calls)

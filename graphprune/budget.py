@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
+import msgspec
 import networkx as nx
 import numpy as np
 
@@ -53,6 +54,28 @@ class Target:
             f"{1 - least.parameters / max(before.parameters, 1):.1%} of the parameters can be removed",
             "ask for less, or lower --round-to or the floor",
         )
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One choice of widths: the shares of multiply-accumulates and parameters it keeps, and its predicted error."""
+
+    macs: float
+    parameters: float
+    error: float
+
+
+class Tradeoff(msgspec.Struct, frozen=True):
+    """What other budgets would have given: a pass that chooses by predicted error may leave it in ``data["tradeoff"]``.
+
+    Attributes:
+        of: the share that was to be met: ``macs`` or ``parameters``.
+        chosen: the widths taken.
+        points: choices of which none is better than another in that share and in error, the smallest first.
+    """
+
+    of: str
+    chosen: Point
+    points: list[Point]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from graphprune.coupling import calls, rule_of
 from graphprune.groups import Group
 from graphprune.model import Model
-from graphprune.rules import Call, Dim, Operand
+from graphprune.rules import Call, Dim, Operand, Rule
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -31,6 +31,18 @@ class Cost(msgspec.Struct, frozen=True):
     channels: int = 0
 
 
+class Product(msgspec.Struct, frozen=True):
+    """One node that multiplies and accumulates.
+
+    Attributes:
+        macs: multiply-accumulates at the analysis input shapes.
+        channels: outputs of its weight; ``None`` where it multiplies two computed tensors.
+    """
+
+    macs: int
+    channels: int | None
+
+
 class CostModel:
     """Costs of one model as a function of how many units each group keeps; no cut is made to evaluate it."""
 
@@ -41,37 +53,60 @@ class CostModel:
             if not isinstance(c.dtype, int)
         }
         self._floating = {n for n, c in model.constants.items() if getattr(c.dtype, "kind", "") == "f"}
-        self._products: list[tuple[Call, object]] = []
-        for node, call in calls(model):
+        self._products: list[tuple[int, Call, Rule]] = []
+        for position, (node, call) in enumerate(calls(model)):
             rule = rule_of(node)
             if call is not None and rule is not None and rule.macs(call):
-                self._products.append((call, rule.macs))
+                self._products.append((position, call, rule))
         self._groups = groups
         self._per_unit = [{dim: group.per_unit(dim) for dim in group.labels} for group in groups]
 
     def at(self, removed: Mapping[str, int] | None = None) -> Cost:
         """The cost once ``removed[group name]`` units of each group are gone."""
         removed = removed or {}
+        less = self._less(removed)
+        parameters = size = 0
+        for name, (old, itemsize) in self._constants.items():
+            count = prod(_shape(name, old, less))
+            size += count * itemsize
+            parameters += count if name in self._floating else 0
+        macs = sum(rule.macs(_shrunk(call, less)) for _, call, rule in self._products)
+        channels = sum(g.size - removed.get(g.name, 0) for g in self._groups)
+        return Cost(parameters, macs, size, channels)
+
+    def products(self, removed: Mapping[str, int] | None = None) -> dict[int, Product]:
+        """The nodes that multiply, by position in the graph, once ``removed`` units of each group are gone."""
+        less = self._less(removed or {})
+        found = {}
+        for position, call, rule in self._products:
+            at = _shrunk(call, less)
+            layer = rule.layer(call)
+            weight = next(
+                (o for o in at.inputs if layer is not None and o is not None and o.name == layer.weight), None
+            )
+            axis = 1 if weight is not None and weight.rank > 2 else -1  # images have their channels second
+            found[position] = Product(rule.macs(at), at.y.shape[axis] if weight is not None else None)
+        return found
+
+    def _less(self, removed: Mapping[str, int]) -> dict[Dim, int]:
+        """How many positions of each axis go with the units."""
         less: dict[Dim, int] = {}
         for group, per_unit in zip(self._groups, self._per_unit, strict=True):
             if count := removed.get(group.name, 0):
                 for dim, positions in per_unit.items():
                     less[dim] = less.get(dim, 0) + count * positions
+        return less
 
-        def shape(name: str, old: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(n - less.get(Dim(name, axis), 0) for axis, n in enumerate(old)) if less else old
 
-        def shrunk(operand: Operand | None) -> Operand | None:
-            return operand and replace(operand, shape=shape(operand.name, operand.shape))
+def _shape(name: str, old: tuple[int, ...], less: Mapping[Dim, int]) -> tuple[int, ...]:
+    return tuple(n - less.get(Dim(name, axis), 0) for axis, n in enumerate(old)) if less else old
 
-        parameters = size = macs = 0
-        for name, (old, itemsize) in self._constants.items():
-            count = prod(shape(name, old))
-            size += count * itemsize
-            parameters += count if name in self._floating else 0
-        for call, rule_macs in self._products:
-            if less:
-                call = replace(call, inputs=tuple(map(shrunk, call.inputs)), outputs=tuple(map(shrunk, call.outputs)))
-            macs += rule_macs(call)  # type: ignore[operator]
-        channels = sum(g.size - removed.get(g.name, 0) for g in self._groups)
-        return Cost(parameters, macs, size, channels)
+
+def _shrunk(call: Call, less: Mapping[Dim, int]) -> Call:
+    if not less:
+        return call
+
+    def shrunk(operand: Operand | None) -> Operand | None:
+        return operand and replace(operand, shape=_shape(operand.name, operand.shape, less))
+
+    return replace(call, inputs=tuple(map(shrunk, call.inputs)), outputs=tuple(map(shrunk, call.outputs)))

@@ -40,11 +40,13 @@ class Execution:
         run: outputs of inputs, by name; None where nothing here can run it.
         times: milliseconds of single calls on inputs, measured for so many seconds by what runs it; None where it
             cannot, or where they would say nothing about the target.
+        profile: seconds of every kernel of the manifest on inputs; None where they cannot be told apart from here.
     """
 
     by: str
     run: Callable[[Arrays], dict[str, np.ndarray]] | None = None
     times: Callable[[Arrays, float], list[float]] | None = None
+    profile: Callable[[Arrays], np.ndarray] | None = None
 
     @property
     def in_process(self) -> bool:
@@ -87,7 +89,8 @@ def execution(folder: Path) -> Execution:
     if runner != HERE:
         return Execution(runner, partial(_emulated, runner, folder, manifest))
     try:
-        return Execution(runner, runtime.load(folder))
+        library = runtime.load(folder)
+        return Execution(runner, library, profile=library.profile)
     except runtime.UnsupportedProcessorError as error:
         return Execution(f"not run here: {error}")
 

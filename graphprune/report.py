@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from graphprune.cost import Cost, CostModel
+from graphprune.budget import Tradeoff
+from graphprune.cost import Cost, CostModel, Product
+from graphprune.coupling import node_name, operator
 from graphprune.fidelity import Fidelity
-from graphprune.groups import Pinned
+from graphprune.groups import Group, Pinned
 from graphprune.latency import Timing
 from graphprune.model import Model
 from graphprune.pipeline import Record
@@ -45,13 +50,60 @@ class StepReport(msgspec.Struct, frozen=True):
     layers_tolerance: float | None = None
 
 
+class OperatorReport(msgspec.Struct, frozen=True):
+    """One node of the network as it was cut.
+
+    Attributes:
+        node: its name.
+        operator: its type.
+        before: multiply-accumulates and output channels before the cut; ``None`` for a node that only computes along.
+        after: the same after it.
+    """
+
+    node: str
+    operator: str
+    before: Product | None = None
+    after: Product | None = None
+
+
+class Role(StrEnum):
+    """What an operator does with the units of a group."""
+
+    MAKES = "makes"
+    CARRIES = "carries"
+    READS = "reads"
+
+
+class Member(msgspec.Struct, frozen=True):
+    """An operator coupled into a group.
+
+    Attributes:
+        operator: its position among the operators of the report.
+        roles: what it does with the units; one that maps a group to itself makes and reads it.
+        after: positions of the operators that hand it the units.
+    """
+
+    operator: int
+    roles: list[Role]
+    after: list[int]
+
+
 class GroupReport(msgspec.Struct, frozen=True):
-    """One group of interchangeable units: how many there were, how many are kept, and every axis they touch."""
+    """One group of interchangeable units.
+
+    Attributes:
+        name: the first weight axis it touches.
+        units: how many there were.
+        kept: how many are left.
+        axes: every axis they touch.
+        members: every operator they pass, in graph order.
+    """
 
     name: str
     units: int
     kept: int
     axes: list[str]
+    members: list[Member] = []
 
 
 class PinReport(msgspec.Struct, frozen=True):
@@ -74,6 +126,24 @@ class Ratios(msgspec.Struct, frozen=True):
     macs: float
 
 
+class KernelReport(msgspec.Struct, frozen=True):
+    """One call of a compiled program.
+
+    Attributes:
+        name: the kernel.
+        kind: ``ours`` or ``fallback``, as in ``manifest.json``.
+        how: the shape of its loops in words, where known.
+        nodes: what it computes of the pruned model.
+        seconds: median; ``None`` where single kernels could not be timed.
+    """
+
+    name: str
+    kind: str
+    how: str
+    nodes: tuple[str, ...]
+    seconds: float | None = None
+
+
 class TargetReport(msgspec.Struct, frozen=True):
     """One compiled target: its folder, the largest relative error against onnxruntime, and the compiler's facts.
 
@@ -87,6 +157,7 @@ class TargetReport(msgspec.Struct, frozen=True):
     bytes: int
     kernels: dict[str, int]
     by: str = "this machine"
+    calls: list[KernelReport] = []
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -102,6 +173,8 @@ class Report(msgspec.Struct, frozen=True):
     groups: list[GroupReport]
     pinned: list[PinReport]
     versions: dict[str, str]
+    operators: list[OperatorReport] = []
+    tradeoff: Tradeoff | None = None
     targets: list[TargetReport] = []
     latency: dict[str, Timing] = {}
     seconds: dict[str, float] = {}
@@ -164,13 +237,17 @@ def build(
             _share(after.macs, before.macs),
         ),
         steps=[_step(r) for r in records],
+        operators=_operators(analysed, removed),
         groups=[
-            GroupReport(g.name, g.size, g.size - removed.get(g.name, 0), [str(d) for d in g.labels])
+            GroupReport(
+                g.name, g.size, g.size - removed.get(g.name, 0), [str(d) for d in g.labels], _members(g, analysed.model)
+            )
             for g in dependencies.groups
         ],
         pinned=[*left_out, *map(_pin, dependencies.pinned)],
         versions=versions(),
         fidelity=fidelity,
+        tradeoff=analysed.data.get("tradeoff"),
         notes=list(analysed.data.get("notes", ())),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
     )
@@ -194,14 +271,44 @@ def _step(record: Record) -> StepReport:
     )
 
 
+def _operators(analysed: State, removed: Mapping[str, int]) -> list[OperatorReport]:
+    costs = CostModel(analysed.model, analysed.dependencies.groups)
+    before, after = costs.products(), costs.products(removed)
+    return [
+        OperatorReport(node_name(node), operator(node), before.get(k), after.get(k))
+        for k, node in enumerate(analysed.model.graph.nodes)
+    ]
+
+
+def _members(group: Group, model: Model) -> list[Member]:
+    """The operators that a group's units pass, and how they pass them on."""
+    touched = {dim.tensor for dim in group.labels}
+    whole = Counter(dim.tensor for dim in group.labels if dim.tensor in model.constants)
+    makers: dict[str, int] = {}  # tensor → the member that hands it on
+    found = []
+    for k, node in enumerate(model.graph.nodes):
+        read = [t.name for t in node.inputs if t.name in touched and t.name not in model.constants]
+        made = [t.name for t in node.outputs if t.name in touched]
+        makers |= dict.fromkeys(made, k)
+        if not read and not made:
+            continue
+        itself = any(whole[t.name] > 1 for t in node.inputs)  # a weight with the units on both of its axes
+        if read and made and not itself:
+            roles = [Role.CARRIES]
+        else:
+            roles = [role for role, there in ((Role.READS, read), (Role.MAKES, made)) if there]
+        found.append(Member(k, roles, sorted({makers[name] for name in read if name in makers})))
+    return found
+
+
 def _pin(pinned: Pinned) -> PinReport:
     via = str(pinned.via) if pinned.via != pinned.dim else ""
     return PinReport(pinned.dim.tensor, pinned.dim.axis, pinned.size, pinned.node, pinned.op, pinned.why, via)
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide the result."""
-    found = {}
+    """Versions of Python and of the packages that decide the result."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -94,20 +94,39 @@ class CompiledModel:
         Raises:
             UsageError: an input is missing, unknown, or has another dtype or shape.
         """
+        arrays = self._arrays(inputs)
+        outputs = {value.name: np.empty(value.shape, value.dtype) for value in self.manifest.outputs}
+        with self._lock:
+            self._check(
+                self._library.graphprune_run(self._handle, _pointers(arrays), _pointers(list(outputs.values())))
+            )
+        return outputs
+
+    def profile(self, inputs: Mapping[str, np.ndarray], runs: int = 20) -> np.ndarray:
+        """Seconds of every kernel of the manifest: medians over some runs, float64 [kernels].
+
+        Args:
+            inputs: as for a call.
+            runs: how many, after a first that is not counted.
+        """
+        arrays = self._arrays(inputs)
+        seconds = np.empty((1 + runs, len(self.manifest.kernels)))
+        with self._lock:
+            for row in seconds:
+                self._check(self._library.graphprune_profile(self._handle, _pointers(arrays), row.ctypes.data))
+        return np.median(seconds[1:], axis=0)
+
+    def _arrays(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         unknown = sorted(set(inputs) - {value.name for value in self.manifest.inputs})
         if unknown:
             names = ", ".join(value.name for value in self.manifest.inputs)
             raise UsageError(f"the model has no input {unknown[0]!r}", f"inputs: {names}")
-        arrays = [_checked(value, inputs) for value in self.manifest.inputs]
-        outputs = {value.name: np.empty(value.shape, value.dtype) for value in self.manifest.outputs}
-        with self._lock:
-            failed = self._library.graphprune_run(self._handle, _pointers(arrays), _pointers(list(outputs.values())))
-            if failed:
-                kernel = self.manifest.kernels[failed - 1].name
-                raise InvalidModelError(
-                    f"kernel {kernel} failed: {self._library.graphprune_error(self._handle).decode()}"
-                )
-        return outputs
+        return [_checked(value, inputs) for value in self.manifest.inputs]
+
+    def _check(self, failed: int) -> None:
+        if failed:
+            kernel = self.manifest.kernels[failed - 1].name
+            raise InvalidModelError(f"kernel {kernel} failed: {self._library.graphprune_error(self._handle).decode()}")
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -160,4 +179,6 @@ def _load(path: Path) -> ctypes.CDLL:
     library.graphprune_error.restype = ctypes.c_char_p
     library.graphprune_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     library.graphprune_run.restype = ctypes.c_int
+    library.graphprune_profile.argtypes = [ctypes.c_void_p] * 3
+    library.graphprune_profile.restype = ctypes.c_int
     return library

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graphprune.budget import Target, weakest, widths
+from graphprune.budget import Point, Target, Tradeoff, weakest, widths
 from graphprune.cost import Cost, CostModel
 from graphprune.state import State
 
 ROUNDS = 6
+PRICES = 48  # how many other budgets are tried to show what they would have given
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Allocate(Target):
     """
 
     def __call__(self, state: State) -> State:
-        """Set ``drop``; raises ``TargetNotReachedError`` when the floors and widths leave too much."""
+        """Set ``drop`` and ``data["tradeoff"]``; raises ``TargetNotReachedError`` when the floors leave too much."""
         budget = _Budget(state, self)
         if budget.use(budget.full) <= 1:
             return replace(state, drop={})
@@ -40,7 +41,8 @@ class Allocate(Target):
                 best = found
             nearby = budget.savings(around)
             savings = {name: (savings[name] + nearby[name]) / 2 for name in savings}
-        return replace(state, drop=weakest(state.scores, best))
+        data = {**state.data, "tradeoff": budget.tradeoff(best, savings)}
+        return replace(state, drop=weakest(state.scores, best), data=data)
 
 
 class _Budget:
@@ -83,21 +85,37 @@ class _Budget:
     def cheapest(self, savings: Mapping[str, float]) -> dict[str, int]:
         """Widths of least error plus price, at the lowest price that keeps within the budget."""
 
-        def choice(price: float) -> dict[str, int]:
-            chosen = {}
-            for name, counts in self.options.items():
-                each = np.asarray(counts)
-                paid = self._curves[name][self.full[name] - each] + price * savings[name] * each
-                chosen[name] = int(each[len(each) - 1 - np.argmin(paid[::-1])])
-            return chosen
-
         low, high = 0.0, 1.0
-        while self.use(choice(high)) > 1 and high < 1e15:
+        while self.use(self.at_price(high, savings)) > 1 and high < 1e15:
             low, high = high, high * 8
         for _ in range(40):
             middle = (low + high) / 2
-            low, high = (low, middle) if self.use(choice(middle)) <= 1 else (middle, high)
-        return choice(high)
+            low, high = (low, middle) if self.use(self.at_price(middle, savings)) <= 1 else (middle, high)
+        return self.at_price(high, savings)
+
+    def at_price(self, price: float, savings: Mapping[str, float]) -> dict[str, int]:
+        """Widths of least error plus price, each group by itself."""
+        chosen = {}
+        for name, counts in self.options.items():
+            each = np.asarray(counts)
+            paid = self._curves[name][self.full[name] - each] + price * savings[name] * each
+            chosen[name] = int(each[len(each) - 1 - np.argmin(paid[::-1])])
+        return chosen
+
+    def tradeoff(self, chosen: Mapping[str, int], savings: Mapping[str, float]) -> Tradeoff:
+        """The widths at prices from nothing to the most, by what they cost and the error predicted for them."""
+        taken = self._point(chosen)
+        tried = [taken, *(self._point(self.at_price(price, savings)) for price in np.geomspace(1e-4, 1e4, PRICES))]
+        of = "parameters" if self._amounts.macs == 1 else "macs"
+        points: list[Point] = []
+        for point in sorted(tried, key=lambda p: (getattr(p, of), p.error)):
+            if not points or point.error < points[-1].error:
+                points.append(point)
+        return Tradeoff(of, taken, points)
+
+    def _point(self, kept: Mapping[str, int]) -> Point:
+        at, full = self.cost(kept), self._before
+        return Point(at.macs / max(full.macs, 1), at.parameters / max(full.parameters, 1), self.error(kept))
 
     def filled(self, kept: Mapping[str, int]) -> dict[str, int]:
         """The same widths, widened step by step where that helps most for its cost, as far as the budget allows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.cost import Cost, CostModel
+from graphprune.cost import Cost, CostModel, Product
 from graphprune.groups import analyse
 from graphprune.model import load
 from tests.law import net
@@ -29,6 +29,18 @@ def test_foreseen(removed: int) -> None:
     macs = left * 36 * 27 + left * 36 * 4
     found = CostModel(model, analyse(model).groups).at({"a[0]": removed})
     assert found == Cost(parameters, macs, parameters * 4, left)
+
+
+def test_products_one_by_one() -> None:
+    model = load(PROTO)
+    costs = CostModel(model, analyse(model).groups)
+    assert costs.products() == {0: Product(6 * 36 * 27, 6), 2: Product(216 * 4, 4)}
+    assert costs.products({"a[0]": 2}) == {0: Product(4 * 36 * 27, 4), 2: Product(4 * 36 * 4, 4)}
+
+
+def test_a_product_of_computed_tensors_has_no_channels() -> None:
+    model = load(net("y = MatMul(x, x)", inputs="float[2,4,4] x"))
+    assert CostModel(model).products() == {0: Product(2 * 4 * 4 * 4, None)}
 
 
 def test_shared_weights_count_once_and_their_products_twice() -> None:

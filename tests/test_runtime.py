@@ -39,6 +39,16 @@ def test_both_the_folder_and_its_parent_load(parent: Path) -> None:
         np.testing.assert_allclose(runtime.load(folder)({"x": X})["y"], Y, rtol=1e-6)
 
 
+def test_a_profile_has_the_seconds_of_every_kernel(parent: Path) -> None:
+    library = runtime.load(parent)
+    seconds = library.profile({"x": X}, runs=5)
+    assert seconds.shape == (len(library.manifest.kernels),)
+    assert (seconds >= 0).all()
+    assert seconds.sum() < 1
+    with pytest.raises(UsageError, match="missing"):
+        library.profile({})
+
+
 def test_running_needs_no_tvm(parent: Path) -> None:
     program = f"""
 import sys

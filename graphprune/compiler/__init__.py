@@ -116,6 +116,7 @@ def compile_model(
                     call.function,
                     "ours" if call.function in lowered.ours else "fallback",
                     tuple(node_of[v] for v in lowered.covers.get(call.label, [call.label]) if v in node_of),
+                    lowered.ours.get(call.function, ""),
                 )
                 for call in program.calls
             ),

@@ -48,6 +48,7 @@ def emit(
         "WEIGHTS": weights,
         "N_INPUTS": len(inputs),
         "N_OUTPUTS": len(outputs),
+        "N_CALLS": len(program.calls),
     }
     model = _fill("model.c.in", **interface, **_tables(program))
     if target.wasm:
@@ -110,7 +111,6 @@ def _tables(program: Program) -> dict[str, object]:
         "ARGUMENTS": numbers(arguments),
         "N_ARGUMENTS": max(len(arguments), 1),
         "CALLS": "\n".join(calls) or "  {0, 0, 0},",
-        "N_CALLS": len(calls),
         "INPUTS": numbers(program.inputs),
         "OUTPUTS": numbers(program.outputs),
     }

@@ -44,13 +44,13 @@ class Lowered:
     Attributes:
         module: the kernels and `main`.
         scratch: dtype and shape of the scratch arrays each kernel takes after its own arguments.
-        ours: names of the scheduled kernels.
+        ours: the shape of the loops in words, by name of the scheduled kernel.
         covers: Relax variables that a call of ours computes, by the variable of its result.
     """
 
     module: tvm.IRModule
     scratch: Scratch
-    ours: set[str]
+    ours: dict[str, str]
     covers: dict[str, list[str]]
 
 
@@ -84,13 +84,13 @@ def lower(module: tvm.IRModule, target: Target) -> Lowered:
     return Lowered(module, scratch, ours, covers)
 
 
-def _schedule(module: tvm.IRModule) -> tuple[tvm.IRModule, Scratch, set[str]]:
+def _schedule(module: tvm.IRModule) -> tuple[tvm.IRModule, Scratch, dict[str, str]]:
     scratch: Scratch = {}
-    ours: set[str] = set()
+    ours: dict[str, str] = {}
     for variable, function in list(module.functions.items()):
         if isinstance(function, tirx.PrimFunc):
             if OURS in function.attrs:
-                ours.add(str(variable.name_hint))
+                ours[str(variable.name_hint)] = str(function.attrs[OURS])
             else:
                 function = schedule(function)
             function, buffers = hoist_scratch(function)

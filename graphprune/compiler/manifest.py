@@ -39,11 +39,13 @@ class Kernel(msgspec.Struct, frozen=True):
         name: the function in the library.
         kind: `ours` for a scheduled kernel of graphprune, `fallback` for one that TVM's legalisation wrote.
         nodes: ONNX nodes it computes, where known.
+        how: the shape of its loops in words, for a kernel of graphprune.
     """
 
     name: str
     kind: str
     nodes: tuple[str, ...]
+    how: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from graphprune.compiler.kernels.rows import concat_kernel, reduce_kernel, softm
 from graphprune.compiler.kernels.window import Windowed, average_weights, window_kernel
 from graphprune.compiler.targets import Target
 
-OURS = "graphprune.kernel"  # attribute of functions whose loops are final
+OURS = "graphprune.kernel"  # attribute of functions whose loops are final, with their shape in words
 _OPAQUE = 8  # TVM's kOpaque: fused with nothing
 
 
@@ -52,11 +52,12 @@ class _Chain:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A function to call with these Relax arguments."""
+    """A function to call with these Relax arguments; `how` is the shape of its loops in words."""
 
     name: str
     function: tirx.PrimFunc
     arguments: list[Any]
+    how: str = ""
 
 
 def select_kernels(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, dict[str, list[str]]]:
@@ -93,7 +94,7 @@ class _Rewriter(relax.PyExprMutator):
             return
         kernel = self.chosen.get(binding.var)
         if kernel is not None:
-            function = _rooted(kernel.function).with_attrs({OURS: True, "op_pattern": _OPAQUE})
+            function = _rooted(kernel.function).with_attrs({OURS: kernel.how, "op_pattern": _OPAQUE})
             variable = self.builder_.add_func(function, kernel.name)
             arguments = [self.visit_expr(a) for a in kernel.arguments]
             call = relax.call_tir(variable, relax.Tuple(arguments), out_ty=binding.var.ty)
@@ -273,7 +274,7 @@ def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     if groups == channels and weight.shape[1] == 1:
         op = Windowed("depthwise", batch, channels, filters // channels, window, chain.epilogue)
         arguments = [image, relax.const(weight.reshape(filters, -1)), relax.const(chain.bias), *residual]
-        return chain, _Kernel("depthwise", window_kernel(op, target), arguments)
+        return chain, _Kernel("depthwise", window_kernel(op, target), arguments, f"{window}")
     if groups == 1 and out[2:] == (1, 1) and window.kernel == window.image and not any(window.pad):
         matrix = weight.reshape(filters, -1).T
         product = Matmul(1, batch, filters, matrix.shape[0], _shape(image), None, out, chain.epilogue)
@@ -281,7 +282,7 @@ def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     conv = Conv(batch, channels, filters, groups, window, chain.epilogue)
     packed = pack_weights(weight, groups, conv.product(target))
     arguments = [image, relax.const(packed), relax.const(chain.bias), *residual]
-    return chain, _Kernel("conv", conv_kernel(conv, target), arguments)
+    return chain, _Kernel("conv", conv_kernel(conv, target), arguments, f"{window}, {conv.product(target).tile}")
 
 
 def _product(name: str, op: Matmul, a: Any, b: Any, chain: _Chain, target: Target) -> _Kernel:
@@ -289,7 +290,7 @@ def _product(name: str, op: Matmul, a: Any, b: Any, chain: _Chain, target: Targe
     second = relax.const(pack_panels(b, shape)) if isinstance(b, np.ndarray) else b
     residual = [chain.residual] if chain.residual is not None else []
     arguments = [a, second, relax.const(pack_bias(chain.bias, shape)), *residual]
-    return _Kernel(name, matmul_kernel(op, target), arguments)
+    return _Kernel(name, matmul_kernel(op, target), arguments, f"{shape.tile}")
 
 
 def _matmul(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
@@ -329,7 +330,7 @@ def _pool(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     chain = _single(variable)
     op = Windowed("average" if average else "max", out[0], out[1], 1, window, Epilogue())
     scale = [relax.const(average_weights(window, bool(attrs.count_include_pad)))] if average else []
-    return chain, _Kernel("pool", window_kernel(op, target), [call.args[0], *scale])
+    return chain, _Kernel("pool", window_kernel(op, target), [call.args[0], *scale], f"{op.mode}, {window}")
 
 
 def _single(variable: Any) -> _Chain:

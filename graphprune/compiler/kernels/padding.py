@@ -35,6 +35,10 @@ class Window:
     pad: tuple[int, int, int, int]
     out: Pair
 
+    def __str__(self) -> str:
+        stride = f" stride {max(self.stride)}" if max(self.stride) > 1 else ""
+        return f"{self.kernel[0]} × {self.kernel[1]}{stride}"
+
     @property
     def copied(self) -> bool:
         """Whether a padded copy is needed; without one the image itself is the plane."""

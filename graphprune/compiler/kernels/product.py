@@ -40,6 +40,9 @@ class Tile:
         """Columns of the tile."""
         return self.vectors * self.lanes
 
+    def __str__(self) -> str:
+        return f"tile {self.rows} × {self.columns}"
+
 
 @dataclass(frozen=True)
 class Product:

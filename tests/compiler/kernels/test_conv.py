@@ -81,6 +81,7 @@ def test_batchnorm_residual_and_clip_are_part_of_the_kernel(tmp_path: Path) -> N
         node.name = f"node {i}"
     artefact = check(proto, tmp_path)
     (kernel,) = artefact.manifest.kernels
+    assert "tile" in kernel.how
     assert kernel.kind == "ours"
     assert kernel.nodes[-1] == "node 3"
     assert set(kernel.nodes) == {f"node {i}" for i in range(4)}
