@@ -12,8 +12,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from graphprune.errors import GraphpruneError, UsageError
+from graphprune.errors import GraphpruneError, LimitError, UsageError, visible
+from graphprune.limits import limit
 from graphprune.options import (
     CalibrationData,
     DimParam,
@@ -22,6 +24,8 @@ from graphprune.options import (
     Include,
     InputShape,
     Json,
+    MaxMemory,
+    MaxSeconds,
     ModelPath,
     Passes,
     PlanPath,
@@ -44,10 +48,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 unusable model, 4 nothing to prune, 5 target not reached, "
-    "6 verification failed, 7 output exists or cannot be written, 8 compilation failed.",
+    "6 verification failed, 7 output exists or cannot be written, 8 compilation failed, 9 limit of memory or time, "
+    "130 interrupted.",
 )
-out = Console()
-err = Console(stderr=True)
+# Names and paths may look like markup.
+out = Console(markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
+
+
+@app.callback()
+def limits(max_memory: MaxMemory = None, max_seconds: MaxSeconds = 86400) -> None:
+    """Limit what a run may take, then do as the verb says."""
+    limit(max_memory, max_seconds)
 
 
 @app.command()
@@ -328,10 +340,10 @@ def _progress(quiet: bool, verbose: bool) -> Iterator[Any]:
     if quiet:
         yield lambda text: None
     elif verbose or not err.is_terminal:
-        yield (lambda text: err.print(text, style="dim")) if verbose else (lambda text: None)
+        yield (lambda text: err.print(visible(text), style="dim")) if verbose else (lambda text: None)
     else:
         with err.status("start") as status:
-            yield lambda text: status.update(text)
+            yield lambda text: status.update(escape(visible(text)))
 
 
 def _print_json(data: bytes) -> None:
@@ -339,7 +351,7 @@ def _print_json(data: bytes) -> None:
 
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in shapes.items())
+    return ", ".join(f"{visible(name)} {'×'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 def _command() -> str:
@@ -354,9 +366,11 @@ def main() -> None:
     except GraphpruneError as error:
         _fail(str(error), error.hint, error.exit_code, verbose)
     except MemoryError:
-        _fail("out of memory", "close other programs or use a smaller model", 1, verbose)
+        _fail(
+            "out of memory", "raise the limit with --max-memory, or use a smaller model", LimitError.exit_code, verbose
+        )
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", "", 1, verbose)
+        _fail("interrupted; nothing was written", "", 130, verbose)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error}", "this is a defect: run again with -v and report it", 1, verbose)
 
@@ -364,7 +378,9 @@ def main() -> None:
 def _fail(message: str, hint: str, code: int, verbose: bool) -> None:
     if verbose:
         traceback.print_exc()
-    err.print(f"error: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(
+        f"error: {visible(' '.join(message.split()))}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
     if hint:
-        err.print(f"hint: {hint}", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"hint: {visible(hint)}", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)

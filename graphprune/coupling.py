@@ -98,13 +98,17 @@ def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> tuple[nx.MultiGra
     for node, call in calls(model):
         rule = rule_of(node, rules)
         name, op = node_name(node), operator(node)
-        if call is None or rule is None:
+        try:
+            said_of = list(rule.ties(call)) if rule and call else []
             why = f"no rule for operator {op}" if rule is None else f"a shape at {op} is unknown before run time"
+        except Exception:  # onnx checks the shapes of few operators; what does not fit together has no positions to tie
+            rule, why = None, f"its operands do not fit together as {op} wants them"
+        if call is None or rule is None:
             for tensor in (*node.inputs, *node.outputs):
                 pin_tensor(tensor.name, name, op, why)
             continue
         spoken: dict[Dim, list[np.ndarray]] = {}
-        for said in rule.ties(call):
+        for said in said_of:
             if isinstance(said, Pin):
                 pin(said.dim, name, op, said.why)
                 spoken.setdefault(said.dim, [np.arange(graph.nodes[said.dim]["size"])])

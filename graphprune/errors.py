@@ -7,6 +7,11 @@ prints both and ends with the exit code; a Python caller catches the class.
 from __future__ import annotations
 
 
+def visible(text: str) -> str:
+    """Text with everything escaped that a terminal would act on: names come from models that anyone may have made."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 class GraphpruneError(Exception):
     """Base of all errors graphprune raises on purpose.
 
@@ -62,3 +67,9 @@ class CompileError(GraphpruneError):
     """The pruned model cannot be compiled for the target."""
 
     exit_code = 8
+
+
+class LimitError(GraphpruneError):
+    """The run needed more memory or time than it may have."""
+
+    exit_code = 9

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
+from graphprune import wellformed
 from graphprune.errors import InvalidModelError
+from graphprune.wellformed import tensors
 
 OLDEST_OPSET = 9
 
@@ -47,7 +48,7 @@ def _check_external(proto: ModelProto, path: Path) -> bool:
     """Whether tensors live outside the file; each of them must lie inside the model's folder, and be complete."""
     root = path.parent.resolve()
     found = False
-    for tensor in _tensor_protos(proto):
+    for tensor in tensors(proto):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         found = True
@@ -78,25 +79,11 @@ def _check_external(proto: ModelProto, path: Path) -> bool:
     return found
 
 
-def _tensor_protos(proto: ModelProto) -> Iterator[TensorProto]:
-    def of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from [attribute.t, *attribute.tensors]
-                for body in [attribute.g, *attribute.graphs]:
-                    yield from of_graph(body)
-
-    yield from of_graph(proto.graph)
-
-
 def check(proto: ModelProto, name: str, file: str | None = None) -> None:
     """Have onnx check a model of a known opset; by its ``file`` where it has one, which may be of any size.
 
     Raises:
-        InvalidModelError: with onnx's first complaint.
+        InvalidModelError: with the first complaint.
     """
     newest = onnx.defs.onnx_opset_version()
     for entry in proto.opset_import:
@@ -105,7 +92,7 @@ def check(proto: ModelProto, name: str, file: str | None = None) -> None:
             raise InvalidModelError(
                 f"{name} uses opset {entry.version}; this installation knows {OLDEST_OPSET} to {newest}", hint
             )
-    if file is None and any(t.data_location == TensorProto.EXTERNAL for t in _tensor_protos(proto)):
+    if file is None and any(t.data_location == TensorProto.EXTERNAL for t in tensors(proto)):
         raise InvalidModelError(
             f"{name} refers to external data that was not loaded",
             "load it with onnx.load, or give the path of the file",
@@ -115,3 +102,4 @@ def check(proto: ModelProto, name: str, file: str | None = None) -> None:
     except (onnx.checker.ValidationError, ValueError) as error:
         first = " ".join(str(error).split("\n\n")[0].split())
         raise InvalidModelError(f"{name} is not valid ONNX: {first}", "export the model again") from error
+    wellformed.check(proto, name)

@@ -34,6 +34,25 @@ def size(text: str) -> tuple[str, int]:
         raise typer.BadParameter(f"'{text}' is not of the form NAME=SIZE") from error
 
 
+def memory(text: str) -> int:
+    """``8GB``, ``512MB`` or a number of bytes."""
+    digits = text.rstrip("kMGTB")
+    try:
+        return int(float(digits) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[text[len(digits) :].rstrip("B")])
+    except (ValueError, OverflowError, KeyError) as error:
+        raise typer.BadParameter(f"'{text}' is no amount of memory like 8GB") from error
+
+
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(
+        parser=memory,
+        metavar="SIZE",
+        show_default="what is available",
+        help="Fail beyond this much memory, e.g. 8GB; 0 is no limit.",
+    ),
+]
+MaxSeconds = Annotated[float, typer.Option(min=0, help="End a run that takes longer; 0 is no limit.")]
 ModelPath = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False)]
 InputShape = Annotated[
     list[str],

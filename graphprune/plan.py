@@ -125,7 +125,7 @@ def read(path: Path) -> Plan:
         plan = msgspec.json.decode(path.read_bytes(), type=Plan)
     except OSError as error:
         raise UsageError(f"cannot read plan {path}: {error.strerror}", "") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a plan: {error}", "plans are written by `prune` and `compile`") from error
     if plan.version != VERSION:
         raise UsageError(f"{path} is a plan of version {plan.version}; this graphprune reads {VERSION}", "")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich import box
 from rich.table import Table
 
+from graphprune.errors import visible
 from graphprune.execute import TargetInfo
 from graphprune.latency import Timing
 from graphprune.report import Report, size_text
@@ -51,7 +52,7 @@ def latencies(timings: Mapping[str, Timing]) -> Table:
     """Medians, quartiles and ratios of a bench run."""
     table = _table("", "median", "quartiles", "of the first")
     for name, t in timings.items():
-        table.add_row(name, f"{t.median_ms:.3f} ms", f"{t.low_ms:.3f} – {t.high_ms:.3f} ms", f"×{t.ratio:.2f}")
+        table.add_row(visible(name), f"{t.median_ms:.3f} ms", f"{t.low_ms:.3f} – {t.high_ms:.3f} ms", f"×{t.ratio:.2f}")
     return table
 
 
@@ -69,7 +70,7 @@ def groups(report: Report) -> Table:
     """Every group with its units and how many axes move together."""
     table = _table("group", "units", "coupled axes")
     for group in report.groups:
-        table.add_row(group.name, f"{group.units:,}", str(len(group.axes)))
+        table.add_row(visible(group.name), f"{group.units:,}", str(len(group.axes)))
     return table
 
 
@@ -82,7 +83,7 @@ def pins(report: Report) -> Table:
         found[pin.reason] += 1
         example[pin.reason] = example[pin.reason] or f"{pin.tensor}[{pin.axis}]"
     for reason, count in found.most_common():
-        table.add_row(reason, str(count), example[reason])
+        table.add_row(visible(reason), str(count), visible(example[reason]))
     table.columns[2].justify = "left"
     return table
 

@@ -35,7 +35,7 @@ LAYERS = [
     ["rules"],
     ["model"],
     ["onnxfile", "surgeon", "shapes", "output", "noise", "latency"],
-    ["session"],
+    ["session", "limits", "wellformed"],
     ["errors"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -16,6 +16,7 @@ def test_exit_codes() -> None:
         "VerificationError": 6,
         "OutputError": 7,
         "CompileError": 8,
+        "LimitError": 9,
     }
 
 

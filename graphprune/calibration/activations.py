@@ -53,7 +53,7 @@ def read_inputs(path: str | os.PathLike[str]) -> Inputs:
     try:
         with np.load(path) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, AttributeError) as error:
+    except Exception as error:  # damaged archives raise a dozen kinds
         hint = "numpy.savez(path, INPUT=array) writes one"
         raise UsageError(f"{path} cannot be read as an npz file: {error}", hint) from error
 

@@ -1,0 +1,390 @@
+"""Hostile input to the command line, at random: `python -m benchmarks.fuzz --cases 10000 --jobs 2`.
+
+Each case damages a real model (bytes, or fields of its protobuf), a plan, a pipeline or calibration data, and runs one
+verb on it in a forked process with limits on memory and time. It must end in time with a documented exit code, say why
+in at most two lines, and leave no stray file. Native crashes inside onnx or onnxruntime are counted apart: the command
+line survives them in one line, and the table says how many there were. The same seed gives the same cases.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy starts threads, which a fork would lose
+
+import numpy as np
+import onnx
+import typer
+from google.protobuf.message import Message
+from onnx import ModelProto
+
+import graphprune
+import graphprune.__main__
+from graphprune import api, cli, limits, tables  # noqa: F401  (imported once, for all forks)
+from graphprune import plan as plans
+from graphprune.pipeline import PRESETS, available
+
+MODELS = Path(__file__).parents[1] / "models"
+REAL = ("fashion_resnet20", "fashion_mobilenet", "fashion_densenet")
+SECONDS, MEMORY = 30, 3 << 30
+INTEGERS = [0, 1, 2, 3, 7, 8, 16, -1, -2, 127, 255, 1 << 16, 1 << 31, -(1 << 31), (1 << 31) - 1, 1 << 40, (1 << 63) - 1]
+FLOATS = [0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, float("inf"), float("-inf"), float("nan")]
+TEXTS = [
+    "",
+    "x",
+    "x" * 5000,
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a\0b",
+    "\x1b[31mred\x1b[0m",
+    "<script>alert(1)</script>",
+]
+TEXTS += [
+    "[bold]markup[/]",
+    "{0}",
+    "%s%n",
+    "a\nb",
+    "\u202egnp",
+    "*/ int main() {",
+    "ai.onnx",
+    "com.microsoft",
+    "?",
+    "-1",
+]
+
+
+# ------------------------------------------------------------------------------------------------------ what is damaged
+
+
+def bases() -> list[tuple[str, bytes]]:
+    """Names and bytes of real models: this repository's networks, and onnx's own case of every operator."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from onnx.backend.test.case.node import collect_testcases
+
+        cases = [(case.name, case.model.SerializeToString()) for case in collect_testcases(None)]
+    networks = [(name, (MODELS / f"{name}.onnx").read_bytes()) for name in REAL]
+    return networks * (len(cases) // len(networks) // 2) + cases  # a third of all cases damages a network
+
+
+def damage_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Flip, cut, repeat, blank or insert a few stretches of bytes."""
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 4, 16])):
+        at, length = rng.randrange(len(changed) + 1), rng.choice([1, 1, 2, 8, 64, 1024])
+        part = bytes(changed[at : at + length])
+        new = {
+            "flip": bytes(b ^ (1 << rng.randrange(8)) for b in part),
+            "cut": b"",
+            "repeat": part * rng.choice([2, 3, 50]),
+            "blank": bytes(len(part)),
+            "insert": rng.randbytes(length) + part,
+        }
+        changed[at : at + length] = new[rng.choice(list(new))]
+    return bytes(changed[: rng.randrange(len(changed) + 1)] if rng.random() < 0.1 else changed)
+
+
+def damage_fields(data: bytes, rng: random.Random) -> bytes:
+    """Change a few fields of the protobuf: numbers, names, types, wiring, whole parts repeated, swapped or left out."""
+    proto = ModelProto.FromString(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 3, 8])):
+        messages = list(_messages(proto))
+        message = rng.choice(messages)
+        fields = [f for f in message.DESCRIPTOR.fields if f.name != "raw_data" or len(message.raw_data) < 4096]
+        set_fields = [f for f, _ in message.ListFields() if f in fields]
+        field = rng.choice(set_fields if set_fields and rng.random() < 0.8 else fields)
+        try:
+            _damage_field(message, field, rng, messages)
+        except (ValueError, TypeError):  # the type does not hold this value
+            continue
+    return proto.SerializeToString()
+
+
+def _messages(message: Message) -> Iterator[Any]:
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if hasattr(value, "add") else [value]:
+                yield from _messages(inner)
+
+
+def _damage_field(message: Any, field: Any, rng: random.Random, messages: list[Any]) -> None:
+    value = getattr(message, field.name)
+    if field.message_type is not None:
+        donors = [m for m in messages if m.DESCRIPTOR is field.message_type]
+        donor = copy.deepcopy(rng.choice(donors)) if donors else None  # it may be what this message is a part of
+        if not hasattr(value, "add"):
+            if rng.random() < 0.5 or donor is None:
+                message.ClearField(field.name)
+            else:
+                value.CopyFrom(donor)
+        elif len(value) and rng.random() < 0.4:
+            del value[rng.randrange(len(value))]
+        elif len(value) > 1 and rng.random() < 0.4:
+            parts = copy.deepcopy(list(value))
+            rng.shuffle(parts)
+            del value[:]
+            value.extend(parts)
+        elif donor is not None:
+            value.add().CopyFrom(donor)
+        else:
+            value.add()
+        return
+    if isinstance(value, (int, float, str, bytes)):
+        if rng.random() < 0.1:
+            message.ClearField(field.name)
+        else:
+            setattr(message, field.name, _other(value, field, rng, messages))
+    elif len(value) and rng.random() < 0.7:
+        at = rng.randrange(len(value))
+        value[at] = _other(value[at], field, rng, messages)
+    elif len(value) and rng.random() < 0.5:
+        del value[rng.randrange(len(value))]
+    else:
+        blank = {str: "", bytes: b"", int: 0, float: 0.0}
+        kind = next(k for k in (str, bytes, float, int) if _holds(value, blank[k]))
+        value.append(_other(blank[kind], field, rng, messages))
+
+
+def _holds(values: Any, value: object) -> bool:
+    try:
+        values.append(value)
+    except (TypeError, ValueError):
+        return False
+    values.pop()
+    return True
+
+
+def _other(value: Any, field: Any, rng: random.Random, messages: list[Any]) -> Any:
+    if field.enum_type is not None:
+        return rng.choice(field.enum_type.values).number
+    if isinstance(value, str):
+        same = [getattr(m, field.name) for m in messages if m.DESCRIPTOR is field.containing_type]
+        known = [t for v in same for t in ([v] if isinstance(v, str) else v)]
+        if field.name == "op_type":
+            known = [schema.name for schema in onnx.defs.get_all_schemas()]
+        return rng.choice(known if known and rng.random() < 0.7 else TEXTS)
+    if isinstance(value, bytes):
+        return damage_bytes(value, rng) if value and rng.random() < 0.7 else rng.choice(TEXTS).encode()
+    return rng.choice(FLOATS if isinstance(value, float) else [*INTEGERS, value + 1, value - 1, value * 2])
+
+
+def damage_json(data: bytes, rng: random.Random) -> bytes:
+    """Change a few values of a plan, or its text."""
+    if rng.random() < 0.3:
+        return damage_bytes(data, rng)
+    tree = json.loads(data)
+    junk = [None, True, [], {}, "", *INTEGERS, *TEXTS, 0.5, [[]], [0, 0], list(range(1000))]
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        at = tree
+        while True:
+            keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+            if not keys:
+                break
+            key = rng.choice(keys)
+            if isinstance(at[key], (dict, list)) and at[key] and rng.random() < 0.85:
+                at = at[key]
+                continue
+            if rng.random() < 0.2:
+                del at[key]
+            else:
+                at[key] = copy.deepcopy(rng.choice(junk))
+            break
+    return json.dumps(tree).encode()
+
+
+def damage_text(text: str, rng: random.Random) -> str:
+    """Put pieces of a pipeline together anew."""
+    pieces = [
+        *available(),
+        *text.replace("(", "|(|").replace(",", "|,|").split("|"),
+        *map(str, INTEGERS + FLOATS),
+        *TEXTS,
+    ]
+    parts = [text[: rng.randrange(len(text))], *(rng.choice(pieces) for _ in range(rng.choice([1, 2, 3])))]
+    parts.append(text[rng.randrange(len(text)) :])
+    return "".join(parts).replace("\0", "")
+
+
+# -------------------------------------------------------------------------------------------------------------- a case
+
+
+@dataclass
+class Case:
+    """A command line in a folder of its own.
+
+    Attributes:
+        number: which, counted from 0.
+        kind: what was damaged.
+        arguments: of ``graphprune``.
+        folder: holds the files it names.
+    """
+
+    number: int
+    kind: str
+    arguments: list[str]
+    folder: Path
+
+
+Maker = Callable[[int, Path], Case]
+
+
+def maker(seed: int) -> Maker:
+    """A function that writes the files of case ``number`` into a folder."""
+    models = bases()
+    networks = models[: len(REAL)]
+    replay = {name: _plan(MODELS / f"{name}.onnx") for name in REAL}
+
+    def make(number: int, folder: Path) -> Case:
+        rng = random.Random(f"{seed}:{number}")
+        kind = rng.choices(["bytes", "fields", "plan", "pipeline", "data"], [25, 50, 15, 7, 3])[0]
+        name, data = rng.choice(models if kind in ("bytes", "fields") else networks)
+        if kind == "bytes":
+            data = damage_bytes(data, rng)
+        elif kind == "fields":
+            data = damage_fields(data, rng)
+        (folder / "m.onnx").write_bytes(data)
+        arguments = ["prune", "m.onnx", "-o", "s.onnx"]
+        if kind == "plan":
+            (folder / "p.json").write_bytes(damage_json(replay[name], rng))
+            arguments += ["--plan", "p.json"]
+        elif kind == "pipeline":
+            choice = "uniform(ratio=0.5, multiple=8)"
+            text = PRESETS[rng.choice(list(PRESETS))].format(choice=choice, seed=0)
+            arguments += ["--passes", damage_text(text, rng)]
+        elif kind == "data":
+            np.savez(folder / "x.npz", image=np.zeros((8, 1, 28, 28), np.float32))
+            (folder / "x.npz").write_bytes(damage_bytes((folder / "x.npz").read_bytes(), rng))
+            arguments += ["--calibration-data", "x.npz", "--ratio", "0.3"]
+        elif rng.random() < 0.4:
+            arguments = ["inspect", "m.onnx", *(["--json"] if rng.random() < 0.5 else [])]
+        else:
+            preset = rng.choices(["magnitude", "l1", "slimming", "random", "obs"], [5, 1, 1, 1, 1])[0]
+            amount = rng.choice([["--ratio", "0.5"], ["--target-macs", "60%"], []])
+            arguments += [*amount, "--preset", preset, "--round-to", rng.choice(["1", "8"])]
+            arguments += ["--report", "r.html"] if rng.random() < 0.2 else []
+        return Case(number, f"{kind} of {name}", arguments, folder)
+
+    return make
+
+
+def _plan(path: Path) -> bytes:
+    return plans.to_json(graphprune.prune(path, ratio=0.5, preset="magnitude").plan)
+
+
+def start(case: Case) -> int:
+    """Run a case as the command line would, in a process of its own; its id."""
+    child = os.fork()
+    if child:
+        return child
+    os.setpgid(0, 0)
+    for stream, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(case.folder / name, os.O_WRONLY | os.O_CREAT), stream)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.chdir(case.folder)
+    limit = ["--max-seconds", str(SECONDS), "--max-memory", str(MEMORY)]
+    sys.argv = ["graphprune", *limit, *case.arguments]
+    tempfile.tempdir = str(case.folder)
+    cli.out.file, cli.err.file = sys.stdout, sys.stderr
+    try:
+        graphprune.__main__.main()
+    except SystemExit as ended:
+        os._exit(int(ended.code or 0))
+    finally:
+        os._exit(99)
+
+
+def judge(case: Case, status: int) -> tuple[str, str]:
+    """What a case came to, and what it said; ``defect: …`` is what must not be."""
+    said = (case.folder / "err").read_text("utf-8", "replace")
+    written = {p.name for p in case.folder.iterdir()} - {"m.onnx", "p.json", "x.npz", "out", "err"}
+    code = os.waitstatus_to_exitcode(status)
+    lines = said.splitlines()
+    if code < 0:
+        return f"defect: ended by {signal.Signals(-code).name}", said
+    if "Traceback" in said or "this is a defect" in said or "and report it" in said:
+        return "defect: unforeseen exception", said
+    if "native code crashed" in said:
+        return "native crash, survived", said
+    if code not in range(10):
+        return f"defect: exit code {code}", said
+    if "\x1b" in said + (case.folder / "out").read_text("utf-8", "replace"):
+        return "defect: escape characters printed", said
+    if code and code != 2 and not 1 <= len(lines) <= 2:
+        return f"defect: {len(lines)} lines", said
+    if code and written:
+        return f"defect: left {sorted(written)}", said
+    if not code and not written <= {"s.onnx", "s.plan.json", "s.onnx.data", "r.html"}:
+        return f"defect: left {sorted(written)}", said
+    return f"exit code {code}", said
+
+
+def main(
+    cases: Annotated[int, typer.Option(help="How many.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes at a time.")] = 2,
+    first: Annotated[int, typer.Option(help="Number of the first case, to repeat one.")] = 0,
+    keep: Annotated[Path | None, typer.Option(help="Folder for the files of cases that show a defect.")] = None,
+) -> None:
+    """Run the cases, print what they came to, and fail if any shows a defect."""
+    began = time.monotonic()
+    found = run(range(first, first + cases), seed, jobs, keep)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for outcome, count in sorted(found.items()):
+        print(f"{count:7,}  {outcome}")
+    print(
+        f"{found.total():7,}  cases, {used.ru_utime + used.ru_stime:.0f} s of CPU in {time.monotonic() - began:.0f} s"
+    )
+    sys.exit(any(outcome.startswith("defect") for outcome in found))
+
+
+def run(numbers: range, seed: int = 0, jobs: int = 1, keep: Path | None = None) -> Counter[str]:
+    """Run the cases; how many came to what."""
+    make = maker(seed)
+    found: Counter[str] = Counter()
+    running: dict[int, tuple[Case, float]] = {}
+    left = iter(numbers)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as root:
+        while True:
+            while len(running) < jobs and (number := next(left, None)) is not None:
+                folder = Path(root) / str(number)
+                folder.mkdir()
+                case = make(number, folder)
+                running[start(case)] = (case, time.monotonic())
+            if not running:
+                return found
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if not child:
+                for hanging, (_, began) in running.items():
+                    if time.monotonic() - began > 2 * SECONDS:
+                        os.killpg(hanging, signal.SIGKILL)
+                time.sleep(0.002)
+                continue
+            case, _ = running.pop(child)
+            outcome, said = judge(case, status)
+            found[outcome] += 1
+            if outcome.startswith(("defect", "native")):
+                print(f"case {case.number}, {case.kind}: {outcome}\n  graphprune {' '.join(case.arguments)[:300]!r}")
+                print("".join(f"    {line}\n" for line in said.splitlines()[-6:]), end="", flush=True)
+                if keep:
+                    shutil.copytree(case.folder, keep / str(case.number), dirs_exist_ok=True)
+            shutil.rmtree(case.folder)
+
+
+if __name__ == "__main__":
+    typer.run(main)
