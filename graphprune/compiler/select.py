@@ -16,6 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax, s_tir, tirx
 
+from graphprune.compiler.kernels import sparse
 from graphprune.compiler.kernels.conv import Conv, conv_kernel, pack_weights
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.matmul import Matmul, matmul_kernel, pack_bias, pack_panels
@@ -280,15 +281,28 @@ def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
         product = Matmul(1, batch, filters, matrix.shape[0], _shape(image), None, out, chain.epilogue)
         return chain, _product("conv", product, image, matrix, chain, target)
     conv = Conv(batch, channels, filters, groups, window, chain.epilogue)
-    packed = pack_weights(weight, groups, conv.product(target))
-    arguments = [image, relax.const(packed), relax.const(chain.bias), *residual]
-    return chain, _Kernel("conv", conv_kernel(conv, target), arguments, f"{window}, {conv.product(target).tile}")
+    dense, thin = conv.product(target), conv.sparse(weight, target)
+    if thin.cost < dense.cost:
+        packed = sparse.pack(weight.reshape(groups, filters // groups, -1), thin)
+        name, weights, kernel = "sparse_conv", packed.constants, conv_kernel(conv, thin, packed.steps)
+        how = f"{window}, {thin.tile}, {packed.share(thin):.0%} of the weights"
+    else:
+        name, kernel, how = "conv", conv_kernel(conv, dense), f"{window}, {dense.tile}"
+        weights = [relax.const(pack_weights(weight, groups, dense))]
+    return chain, _Kernel(name, kernel, [image, *weights, relax.const(chain.bias), *residual], how)
 
 
 def _product(name: str, op: Matmul, a: Any, b: Any, chain: _Chain, target: Target) -> _Kernel:
     shape = op.product(target)
-    second = relax.const(pack_panels(b, shape)) if isinstance(b, np.ndarray) else b
     residual = [chain.residual] if chain.residual is not None else []
+    if isinstance(b, np.ndarray):
+        thin = sparse.plan_matmul(op, b, target)
+        if thin.cost < shape.cost:
+            packed = sparse.pack(b.T[None], thin)
+            arguments = [a, *packed.constants, relax.const(chain.bias.astype(np.float32)), *residual]
+            how = f"{thin.tile}, {packed.share(thin):.0%} of the weights"
+            return _Kernel(f"sparse_{name}", sparse.matmul_kernel(op, thin, packed.steps), arguments, how)
+    second = relax.const(pack_panels(b, shape)) if isinstance(b, np.ndarray) else b
     arguments = [a, second, relax.const(pack_bias(chain.bias, shape)), *residual]
     return _Kernel(name, matmul_kernel(op, target), arguments, f"{shape.tile}")
 

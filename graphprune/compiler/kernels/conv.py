@@ -47,6 +47,11 @@ class Conv:
         depth = self.channels // self.groups * self.taps
         return product.plan(self.filters // self.groups, self.pixels, depth, target, multiple=self.taps)
 
+    def sparse(self, weight: np.ndarray, target: Target) -> Product:
+        """The same where the zeros of `weight`, [filters, channels/groups, kh, kw], are skipped."""
+        kept = weight.reshape(self.groups, self.filters // self.groups, -1) != 0
+        return product.plan_sparse(kept, self.pixels, target, multiple=self.taps)
+
 
 def pack_weights(weight: np.ndarray, groups: int, shape: Product) -> np.ndarray:
     """`weight` [filters, channels/groups, kh, kw] as [groups, block, k, row], the last block filled up with zeros."""
@@ -57,18 +62,25 @@ def pack_weights(weight: np.ndarray, groups: int, shape: Product) -> np.ndarray:
     return np.ascontiguousarray(packed.reshape(groups, blocks, rows, shape.depth).transpose(0, 1, 3, 2))
 
 
-def conv_kernel(conv: Conv, target: Target) -> tirx.PrimFunc:
-    """The function (x, packed weights, bias [filters], residual if any, y)."""
-    shape, window, pixels, taps = conv.product(target), conv.window, conv.pixels, conv.taps
+def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.PrimFunc:
+    """The function (x, packed weights, bias [filters], residual if any, y).
+
+    With a number of `steps` the weights are sparse, and the function is (x, values, offsets, pointers, bias, …).
+    """
+    window, pixels, taps = conv.window, conv.pixels, conv.taps
     tile, lanes = shape.tile, shape.tile.lanes
-    blocks = -(-shape.rows // tile.rows)
+    blocks = shape.blocks
     out_shape = (conv.batch, conv.filters, *window.out)
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name("conv")
         T.func_attr({"tirx.noalias": True})
-        x, w, bias, residual, y = arguments(
+        x, w, offsets, pointers, bias, residual, y = arguments(
+            "offsets",
+            "pointers",
             x=(conv.batch, conv.channels, *window.image),
-            w=(conv.groups, blocks, shape.depth, tile.rows),
+            w=(conv.groups, blocks, shape.depth, tile.rows) if steps is None else (steps, tile.rows),
+            offsets=None if steps is None else (steps,),
+            pointers=None if steps is None else (conv.groups * shape.chunks * blocks + 1,),
             bias=(conv.filters,),
             residual=out_shape if conv.epilogue.residual else None,
             y=out_shape,
@@ -99,15 +111,28 @@ def conv_kernel(conv: Conv, target: Target) -> tirx.PrimFunc:
                 def out_at(m: Expr, column: Expr) -> Expr:
                     return (filters + m) * pixels + column if narrow is None else m * tile.columns + column
 
+                def value(block: Expr, r: int, k: Expr) -> Expr:
+                    before = 0 if steps is not None else (g * blocks + block) * shape.depth
+                    return w[(before + k) * tile.rows + r]
+
+                def load(column: Expr, tile_: Expr, k: Expr, inner: Expr, v: int) -> Expr:
+                    at = inner * tile.columns if offsets is None else offsets[k]
+                    return strip[ramp(at + v * lanes, lanes)]
+
+                def kept(block: Expr, chunk: Expr) -> tuple[Expr, Expr]:
+                    at = (g * shape.chunks + chunk) * blocks + block
+                    return pointers[at], pointers[at + 1] - pointers[at]
+
                 product.emit(
                     shape,
-                    a=lambda block, r, k: w[((g * blocks + block) * shape.depth + k) * tile.rows + r],
-                    b=lambda column, strip_, k, v: strip[ramp(k * tile.columns + v * lanes, lanes)],
+                    a=value,
+                    b=load,
                     start=lambda m, column: splat(bias[g * shape.rows + m], lanes),
                     finish=finish,
                     out=y if narrow is None else narrow,
                     out_at=out_at,
                     prepare=gather,
+                    steps=None if steps is None else kept,
                 )
                 if narrow is not None:
                     with T.serial(0, shape.rows) as m, T.serial(0, pixels) as p:

@@ -81,7 +81,7 @@ def matmul_kernel(matmul: Matmul, target: Target) -> tirx.PrimFunc:
         narrow = scratch(rows * tile.columns) if shape.narrow else None
         with T.serial(0, matmul.batch) as n:
 
-            def load_b(column: Expr, strip: Expr, k: Expr, v: int) -> Expr:
+            def load_b(column: Expr, strip: Expr, k: Expr, _: Expr, v: int) -> Expr:
                 if matmul.b_shape is None:
                     return b[ramp((strip * depth + k) * tile.columns + v * lanes, lanes)]
                 return b[ramp((n * depth + k) * columns + column + v * lanes, lanes)]

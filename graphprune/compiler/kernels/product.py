@@ -16,12 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 
 from graphprune.compiler.targets import Target
 
 CACHE = 24 * 1024  # bytes of first-level cache for the strip of b
+BLOCKS = (1, 2, 4, 8)  # heights of the blocks of a sparse a
+_END = 1.0  # issue slots to load and to write one accumulator
 _LATENCY = 8  # independent accumulators that hide the latency of a multiply-add
 
 Expr = Any
@@ -46,13 +49,29 @@ class Tile:
 
 @dataclass(frozen=True)
 class Product:
-    """The static extents of a product and its tile; `chunk` is how far k goes before the strip of b is changed."""
+    """The static extents of a product and its tile.
+
+    Attributes:
+        chunk: how far k goes before the strip of b is changed.
+        cost: issue slots that the cost model expects of one product.
+    """
 
     rows: int
     columns: int
     depth: int
     tile: Tile
     chunk: int
+    cost: float = 0.0
+
+    @property
+    def chunks(self) -> int:
+        """How often the strip of b is changed."""
+        return -(-self.depth // self.chunk)
+
+    @property
+    def blocks(self) -> int:
+        """Tiles above one another, the last one maybe not as high."""
+        return -(-self.rows // self.tile.rows)
 
     @property
     def narrow(self) -> bool:
@@ -67,11 +86,52 @@ class Product:
 
 def plan(rows: int, columns: int, depth: int, target: Target, multiple: int = 1) -> Product:
     """The product of these extents with the tile that wastes least; `chunk` is a multiple of `multiple`."""
-    tile = min(_tiles(rows, target), key=lambda tile: _cost(tile, rows, columns))
+
+    def planned(tile: Tile) -> Product:
+        full, rest = divmod(rows, tile.rows)
+        steps = depth * (full * _step(tile.rows, tile.vectors) + (_step(rest, tile.vectors) if rest else 0))
+        return _product(rows, columns, depth, tile, steps, multiple)
+
+    return min((planned(tile) for tile in _tiles(rows, target)), key=lambda product: product.cost)
+
+
+def plan_sparse(kept: np.ndarray, columns: int, target: Target, multiple: int = 1, moved: int = 0) -> Product:
+    """The product of a sparse a, with the tile that wastes least.
+
+    Args:
+        kept: where a is not zero, bool [groups, rows, depth].
+        columns: columns of b.
+        target: the machine.
+        multiple: what the chunk is a multiple of.
+        moved: values that each column of tiles takes one by one to where they belong, per column.
+    """
+    groups, rows, depth = kept.shape
+
+    def planned(tile: Tile) -> Product:
+        steps = sum(
+            int(kept[:, at : at + tile.rows].any(1).sum()) * (1 + _step(min(tile.rows, rows - at), tile.vectors))
+            for at in range(0, rows, tile.rows)
+        )
+        return _product(rows, columns, depth, tile, steps / groups + moved * tile.columns, multiple)
+
+    tiles = [
+        Tile(rows_, vectors, target.lanes)
+        for rows_ in BLOCKS
+        for vectors in (1, 2, 3, 4, 6, 8)
+        if rows_ <= rows and rows_ * vectors + vectors + 1 <= target.registers
+    ]
+    return min((planned(tile) for tile in tiles), key=lambda product: product.cost)
+
+
+def _product(rows: int, columns: int, depth: int, tile: Tile, steps: float, multiple: int) -> Product:
+    """The product whose steps through all blocks of one column of tiles cost ``steps``."""
     fits = max(CACHE // (4 * tile.columns), 1)
     chunks = max(-(-depth // fits), 1)
     chunk = -(-depth // (chunks * multiple)) * multiple
-    return Product(rows, columns, depth, tile, chunk)
+    chunks = -(-depth // chunk)
+    ends = chunks * -(-rows // tile.rows) * (tile.rows * tile.vectors * _END + 4)
+    cost = (steps + 2 * tile.vectors * depth + ends) * -(-columns // tile.columns)
+    return Product(rows, columns, depth, tile, chunk, cost)
 
 
 def _tiles(rows: int, target: Target) -> list[Tile]:
@@ -85,25 +145,20 @@ def _tiles(rows: int, target: Target) -> list[Tile]:
     return tiles
 
 
-def _cost(tile: Tile, rows: int, columns: int) -> float:
-    """Issue slots per step of k: multiply-adds, never fewer than their latency, and the loads that feed them."""
-
-    def block(rows: int) -> float:
-        return max(rows * tile.vectors, _LATENCY) + 0.25 * (rows + tile.vectors)
-
-    full, rest = divmod(rows, tile.rows)
-    cost = full * block(tile.rows) + (block(rest) if rest else 0) + 2 * tile.vectors
-    return cost * -(-columns // tile.columns)
+def _step(rows: int, vectors: int) -> float:
+    """Issue slots of one step of k: multiply-adds, never fewer than their latency, and the loads that feed them."""
+    return max(rows * vectors, _LATENCY) + 0.25 * (rows + vectors)
 
 
-def arguments(**shapes: tuple[int, ...] | None) -> tuple[Expr, ...]:
-    """Give the function being built float32 arrays of these shapes; their values, each as one row.
+def arguments(*int32: str, **shapes: tuple[int, ...] | None) -> tuple[Expr, ...]:
+    """Give the function being built arrays of these shapes, float32 but for those named; their values, each as one row.
 
     A shape that is None stands for an argument this function does without, and gives None.
     """
-    arrays = {name: T.arg(name, T.buffer(shape, "float32")) for name, shape in shapes.items() if shape is not None}
+    dtypes = {name: "int32" if name in int32 else "float32" for name in shapes}
+    arrays = {name: T.arg(name, T.buffer(shape, dtypes[name])) for name, shape in shapes.items() if shape is not None}
     rows = {
-        name: T.decl_buffer((math.prod(shapes[name] or ()),), "float32", data=array.data)
+        name: T.decl_buffer((math.prod(shapes[name] or ()),), dtypes[name], data=array.data)
         for name, array in arrays.items()
     }
     return tuple(rows.get(name) for name in shapes)
@@ -128,26 +183,31 @@ def emit(
     product: Product,
     *,
     a: Callable[[Expr, int, Expr], Expr],
-    b: Callable[[Expr, Expr, Expr, int], Expr],
+    b: Callable[[Expr, Expr, Expr, Expr, int], Expr],
     start: Callable[[Expr, Expr], Expr],
     finish: Callable[[Expr, Expr, Expr], Expr],
     out: Any,
     out_at: Callable[[Expr, Expr], Expr],
     prepare: Callable[[Expr, Expr, Expr], None] | None = None,
+    steps: Callable[[Expr, Expr], tuple[Expr, Expr]] | None = None,
+    done: Callable[[Expr], None] | None = None,
 ) -> None:
     """Write the loops of `product` into the function being built.
 
     Args:
         a: (block of rows, row in the block, k) → scalar.
-        b: (column of the tile, tile, k, vector) → vector; k counts within the chunk where `prepare` is given.
+        b: (column of the tile, tile, k, k within the chunk, vector) → vector.
         start: (row, column) → vector the sum starts from.
         finish: (row, column, sum) → vector to write.
         out: flat buffer written; partial sums pass through it where k is cut.
         out_at: (row, column) → index in `out`.
         prepare: (column of the tile, first k, count of k) emits what brings a strip of b into place.
+        steps: (block of rows, chunk) → first step and number of steps, where a is sparse: `a` and `b` are then given
+            steps in the place of k. Otherwise every k of the chunk is a step.
+        done: (column of the tile) emits what follows once all rows of a tile of columns are written.
     """
     tile, lanes = product.tile, product.tile.lanes
-    chunks = -(-product.depth // product.chunk)
+    chunks = product.chunks
 
     def block(number: Expr, rows: int, column: Expr, strip: Expr, chunk: Expr, first: Expr, count: Expr) -> None:
         sums = [T.alloc_buffer((tile.columns,), "float32") for _ in range(rows)]
@@ -175,11 +235,12 @@ def emit(
                     set_sums(lambda r, v: start(*at(r, v)))
                 with T.Else():
                     set_sums(lambda r, v: out[ramp(out_at(*at(r, v)), lanes)])
-        with T.serial(0, count) as k:
+        begin, extent = steps(number, chunk) if steps else (first, count)
+        with T.serial(0, extent) as k:
             for r in range(rows):
-                value = splat(a(number, r, first + k), lanes)
+                value = splat(a(number, r, begin + k), lanes)
                 for v in range(tile.vectors):
-                    vector = b(column, strip, k if prepare else first + k, v)
+                    vector = b(column, strip, begin + k, k, v)
                     T.buffer_store(sums[r], total(r, v) + value * vector, [ramp(v * lanes, lanes)])
         if chunks == 1:
             write(lambda r, v: finish(*at(r, v), total(r, v)))
@@ -202,3 +263,5 @@ def emit(
                 block(number, tile.rows, column, strip, chunk, first, count)
             if rest:
                 block(tirx.IntImm("int32", full), rest, column, strip, chunk, first, count)
+        if done:
+            done(column)
