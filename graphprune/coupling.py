@@ -6,7 +6,8 @@ Wang et al. 2024, "Structurally Prune Anything", with positions in place of laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import networkx as nx
 import numpy as np
@@ -16,7 +17,7 @@ from networkx.utils import UnionFind
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.model import Model
-from graphprune.rules import RULES, Call, Choice, Dim, Operand, Pin, Rule
+from graphprune.rules import RULES, Call, Choice, Dim, Operand, Pin, Rule, Tie
 from graphprune.surgeon import is_standard
 
 # Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
@@ -117,7 +118,7 @@ def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> tuple[nx.MultiGra
                 choices.append((name, op, said))
             else:
                 graph.add_edge(said.a, said.b, tie=said)
-            for one in said.options if isinstance(said, Choice) else (said,):
+            for one in chain.from_iterable(said.options) if isinstance(said, Choice) else (said,):
                 spoken.setdefault(one.a, []).append(one.at_a)
                 spoken.setdefault(one.b, []).append(one.at_b)
         results = {o.name for o in call.outputs if o is not None}
@@ -133,13 +134,35 @@ def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> tuple[nx.MultiGra
     return graph, choices
 
 
-def settle(graph: nx.MultiGraph, choices: Sequence[Open], *, innermost: bool = False) -> bool:
-    """Take every choice: the first option whose axis nothing pins, seen from the outermost or the innermost axis.
+def clusters(graph: nx.MultiGraph, choices: Sequence[Open]) -> list[tuple[nx.MultiGraph, list[Open]]]:
+    """The choices that can have to do with one another, with a copy of the part of the graph they are about."""
+    linked = UnionFind(graph.nodes)
+    for a, b in graph.edges():
+        linked.union(a, b)
+    for *_, choice in choices:
+        linked.union(*_mentioned(chain.from_iterable(choice.options)))
+    together: dict[Dim, list[Open]] = {}
+    for name, op, choice in choices:
+        together.setdefault(linked[choice.options[0][0].a], []).append((name, op, choice))
+    dims: dict[Dim, list[Dim]] = {root: [] for root in together}
+    for dim in graph:
+        if (root := linked[dim]) in dims:
+            dims[root].append(dim)
+    return [(graph.subgraph(dims[root]).copy(), own) for root, own in together.items()]
 
-    The axes of the options not taken are pinned, so that later choices go along with earlier ones.
+
+def _mentioned(ties: Iterable[Tie]) -> dict[Dim, None]:
+    return dict.fromkeys(dim for tie in ties for dim in (tie.a, tie.b))
+
+
+def settle(graph: nx.MultiGraph, choices: Sequence[Open], innermost: Collection[str] = ()) -> bool:
+    """Take every choice: the first option that something can be cut by, seen from the outermost axis.
+
+    Operators in ``innermost`` are seen from the innermost one. The axes that only the options not taken mention are
+    pinned, so that later choices go along with earlier ones.
 
     Returns:
-        Whether any choice had more than one option that could be cut.
+        Whether any choice had more than one option that something could be cut by.
     """
     linked = UnionFind(graph.nodes)
     for a, b in graph.edges():
@@ -147,19 +170,19 @@ def settle(graph: nx.MultiGraph, choices: Sequence[Open], *, innermost: bool = F
     held = {linked[dim] for dim, data in graph.nodes(data=True) if any(at is None for *_, at in data["pins"])}
     ambiguous = False
     for name, op, choice in choices:
-        options = choice.options[::-1] if innermost else choice.options
-        possible = [option for option in options if linked[option.b] not in held]
-        ambiguous |= len(possible) > 1 and linked[options[0].a] not in held
+        options = choice.options[::-1] if op in innermost else choice.options
+        possible = [ties for ties in options if any(not {linked[t.a], linked[t.b]} & held for t in ties)]
+        ambiguous |= len(possible) > 1
         taken = (possible or options)[0]
-        graph.add_edge(taken.a, taken.b, tie=taken)
-        pinned = linked[taken.a] in held or linked[taken.b] in held
-        linked.union(taken.a, taken.b)
-        if pinned:
-            held.add(linked[taken.a])
-        for option in options:
-            if option is not taken:
-                why = f"{op} joins it with an axis that goes instead"
-                node = graph.nodes[option.b]  # a copy of the graph shares the list, so it is replaced
-                node["pins"] = [*node["pins"], (name, op, why, None)]
-                held.add(linked[option.b])
+        for tie in taken:
+            graph.add_edge(tie.a, tie.b, tie=tie)
+            pinned = linked[tie.a] in held or linked[tie.b] in held
+            linked.union(tie.a, tie.b)
+            if pinned:
+                held.add(linked[tie.a])
+        for dim in _mentioned(chain.from_iterable(options)).keys() - _mentioned(taken):
+            why = f"{op} joins it with an axis that goes instead"
+            node = graph.nodes[dim]  # a copy of the graph shares the list, so it is replaced
+            node["pins"] = [*node["pins"], (name, op, why, None)]
+            held.add(linked[dim])
     return ambiguous

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, combinations
 
 import networkx as nx
 import numpy as np
 
-from graphprune.coupling import couple, settle
+from graphprune.coupling import clusters, couple, settle
 from graphprune.model import Model
 from graphprune.rules import RULES, Dim, Rule, Tie
 
@@ -77,20 +78,21 @@ class Dependencies:
 def analyse(model: Model, rules: Mapping[str, Rule] = RULES) -> Dependencies:
     """Find the groups of a model and the reason for every axis that is in none.
 
-    Where reshapes leave a choice between the axes that a merged axis is made of (attention heads or their width, groups
-    of channels or offsets in them), the outermost and the innermost that can be cut are both tried over the whole
-    model, and the one that frees more weight axes stands.
+    Where a rule leaves a choice (attention heads or their width, whole groups of channels or offsets in them), the
+    options are tried as seen from the outermost and from the innermost axis, operator by operator, and what frees most
+    weight axes stands; choices that have nothing to do with one another are taken apart.
     """
     graph, choices = couple(model, rules)
-    inner = graph.copy()
-    ambiguous = settle(graph, choices)
-    found = _analyse(model, graph)
-    if ambiguous:
-        settle(inner, choices, innermost=True)
-        other = _analyse(model, inner)
-        if _freed(other) > _freed(found):
-            return other
-    return found
+    for part, own in clusters(graph, choices):
+        settled = []
+        operators = dict.fromkeys(op for _, op, _ in own)
+        for innermost in chain.from_iterable(combinations(operators, n) for n in range(len(operators) + 1)):
+            settled.append(part.copy())
+            if not settle(settled[-1], own, innermost):
+                break
+        best = max(settled, key=lambda one: _freed(_analyse(model, one))) if len(settled) > 1 else settled[0]
+        graph.update(best.edges(keys=True, data=True), best.nodes(data=True))
+    return _analyse(model, graph)
 
 
 def _freed(dependencies: Dependencies) -> int:

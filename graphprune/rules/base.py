@@ -52,12 +52,13 @@ class Pin:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Choice:
-    """Ties of which one is to be taken: each is sound as long as the axes only the others mention stay whole.
+    """Ties of which one option is to be taken: each is sound as long as the axes only the others mention stay whole.
 
-    A merged axis may shrink along any one of the axes it is made of. The options come in the order to prefer.
+    A merged axis may shrink along any one of the axes it is made of. The options come from the outermost axis to the
+    innermost.
     """
 
-    options: tuple[Tie, ...]
+    options: tuple[tuple[Tie, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)

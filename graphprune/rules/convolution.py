@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.rules.base import Call, Kept, Operand, Rule, Ties, contraction, tie
+from graphprune.rules.base import Call, Choice, Kept, Operand, Pin, Rule, Tie, Ties, contraction, tie
 from graphprune.rules.layer import Layer
 
 
@@ -28,48 +28,58 @@ def _bias(call: Call) -> Ties:
         yield tie(bias, 0, call.y, 1)
 
 
-def _depthwise(call: Call) -> Ties:
-    """One input channel per group: it owns ``multiplier`` outputs (Chollet 2017)."""
-    multiplier = call.y.shape[1] // call.x.shape[1]
-    outputs = np.arange(call.y.shape[1])
-    yield tie(call.x, 1, call.y, 1, outputs // multiplier, outputs)
+def _whole_groups(call: Call) -> Tie:
+    """The inputs and outputs of one group go together: of a depthwise convolution a channel and what is made of it."""
+    x, y = np.arange(call.x.shape[1]), np.arange(call.y.shape[1])
+    inputs, outputs = (len(channels) // _groups(call) for channels in (x, y))
+    of_x, of_y = x // inputs, y // outputs
+    return tie(call.x, 1, call.y, 1, np.r_[x, of_y * inputs], np.r_[of_x * outputs, y])
 
 
-def _same_in_every_group(a: Operand, groups: int) -> Ties:
+def _same_in_every_group(a: Operand, groups: int) -> Tie:
     """Channels at the same offset of every group go together, which keeps the groups equal in size."""
-    if groups > 1:
-        yield tie(a, 1, a, 1, at_b=np.arange(a.shape[1]) % (a.shape[1] // groups))
+    return tie(a, 1, a, 1, at_b=np.arange(a.shape[1]) % (a.shape[1] // groups))
+
+
+def _grouped(call: Call, offsets: tuple[Tie | Pin | Choice, ...], alike: Operand) -> Ties:
+    """Of several groups either some go whole, or all lose the ``offsets`` that their weights share.
+
+    ``alike`` is the operand whose weights are laid out group after group.
+    """
+    if _groups(call) == 1:
+        yield from offsets
+    elif _groups(call) == call.x.shape[1]:
+        yield _whole_groups(call)
+    else:
+        shared = tuple(said for said in offsets if isinstance(said, Tie))
+        yield Choice(((_whole_groups(call),), (*shared, _same_in_every_group(alike, _groups(call)))))
 
 
 def _conv_ties(call: Call) -> Ties:
-    x, w, y, groups = call.x, _weight(call), call.y, _groups(call)
+    x, w, y = call.x, _weight(call), call.y
     yield tie(x, 0, y, 0)
     yield tie(w, 0, y, 1)
     yield from _bias(call)
-    if 1 < groups == x.shape[1]:
-        yield from _depthwise(call)
-    else:
-        yield from contraction(x, 1, w, 1, np.arange(x.shape[1]) % w.shape[1])
-        yield from _same_in_every_group(y, groups)
+    yield from _grouped(call, tuple(contraction(x, 1, w, 1, np.arange(x.shape[1]) % w.shape[1])), y)
 
 
 def _transposed_ties(call: Call) -> Ties:
-    x, w, y, groups = call.x, _weight(call), call.y, _groups(call)
+    x, w, y = call.x, _weight(call), call.y
     yield tie(x, 0, y, 0)
     yield from _bias(call)
-    if 1 < groups == x.shape[1]:
-        yield tie(x, 1, w, 0)
-        yield from _depthwise(call)
-    else:
-        yield from contraction(x, 1, w, 0)
-        yield tie(y, 1, w, 1, at_b=np.arange(y.shape[1]) % w.shape[1])
-        yield from _same_in_every_group(x, groups)
+    yield from contraction(x, 1, w, 0)
+    yield from _grouped(call, (tie(y, 1, w, 1, at_b=np.arange(y.shape[1]) % w.shape[1]),), x)
 
 
 def _repair(node: gs.Node, call: Call, kept: Kept) -> None:
-    """A depthwise convolution has as many groups as input channels are left."""
-    if _groups(call) > 1 and _groups(call) == call.x.shape[1]:
-        node.attrs["group"] = len(kept(call.x, 1))
+    """Count the groups that are left."""
+    if _groups(call) > 1:
+        node.attrs["group"] = len(kept(call.x, 1)) // len(kept(_weight(call), 1))
+
+
+def _transposed_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    if _groups(call) > 1:
+        node.attrs["group"] = len(kept(call.y, 1)) // len(kept(_weight(call), 1))
 
 
 def _conv_macs(call: Call) -> int:
@@ -153,5 +163,5 @@ def _transposed_layer(call: Call) -> Layer | None:
 
 RULES = {
     "Conv": Rule(_conv_ties, _repair, _conv_macs, layer=_conv_layer),
-    "ConvTranspose": Rule(_transposed_ties, _repair, _transposed_macs, layer=_transposed_layer),
+    "ConvTranspose": Rule(_transposed_ties, _transposed_repair, _transposed_macs, layer=_transposed_layer),
 }

@@ -141,7 +141,7 @@ def _merged(whole: Operand, axis: int, split: Operand, parts: list[int]) -> Ties
     if len(options) == 1:
         yield options[0]
     elif options:
-        yield Choice(tuple(options))
+        yield Choice(tuple((option,) for option in options))
 
 
 def _reshape_repair(node: gs.Node, call: Call, kept: Kept) -> None:
