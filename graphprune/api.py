@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 import numpy as np
@@ -23,8 +23,9 @@ from graphprune.fidelity import measure
 from graphprune.groups import Dependencies
 from graphprune.latency import Timing, interleave
 from graphprune.model import Model, load, save
+from graphprune.options import InspectOptions, ModelOptions, PruneOptions, RunOptions, takes
 from graphprune.output import claim_folder, new_files, new_folder
-from graphprune.pipeline import BEFORE, CHOICES, DEFAULT_PRESET, PRESETS, Record, Step, parse, run
+from graphprune.pipeline import BEFORE, CHOICES, PRESETS, Record, Step, parse, run
 from graphprune.plan import Plan
 from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Runner, judge, rtol, seeded_inputs
 from graphprune.report import KernelReport, Report, TargetReport, to_json
@@ -97,67 +98,35 @@ def plan_path(path: Path) -> Path:
     return path.with_suffix(".plan.json") if path.name != "model.onnx" else path.with_name("plan.json")
 
 
-def _load(source: Source, **shapes: Any) -> Model:
-    return source if isinstance(source, Model) else load(source, **shapes)
+def _load(source: Source, options: ModelOptions, plan: Plan | None = None) -> Model:
+    """A model at the sizes asked for, or without any, at those of a plan."""
+    shapes, params = options["input_shapes"], options["dim_params"]
+    if plan is not None and not (shapes or params):
+        shapes = plan.input_shapes
+    return source if isinstance(source, Model) else load(source, input_shapes=shapes, dim_params=params)
 
 
-def inspect(
-    source: Source,
-    *,
-    include: str = "",
-    exclude: str = "",
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    dim_params: Mapping[str, int] | None = None,
-) -> Inspection:
+@takes
+def inspect(source: Source, **options: Unpack[InspectOptions]) -> Inspection:
     """Find what can be pruned, and why the rest cannot. Nothing is run.
 
     Raises:
         InvalidModelError: the source is no model that can be read.
     """
-    model = _load(source, input_shapes=input_shapes, dim_params=dim_params)
-    state = _prepared(model, include, exclude)
+    model = _load(source, options)
+    state = _prepared(model, options["include"], options["exclude"])
     report = build_report(model, state, model, [], "", {})
     return Inspection(state.model, state.dependencies, report)
 
 
+@takes
 def prune(
-    source: Source,
-    *,
-    ratio: float | None = None,
-    target_macs: float | None = None,
-    target_params: float | None = None,
-    round_to: int = 8,
-    preset: str = DEFAULT_PRESET,
-    passes: str | None = None,
-    plan: Plan | None = None,
-    include: str = "",
-    exclude: str = "",
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    dim_params: Mapping[str, int] | None = None,
-    seed: int = 0,
-    calibration_data: Arrays | str | os.PathLike[str] | None = None,
-    held_out: Arrays | str | os.PathLike[str] | None = None,
-    command: str = "",
-    announce: Announce = _silent,
+    source: Source, *, command: str = "", announce: Announce = _silent, **options: Unpack[PruneOptions]
 ) -> Result:
     """Make a model physically smaller, and prove that it computes what the cut promised.
 
     Args:
         source: a path, an ONNX protobuf or a loaded model; never changed.
-        ratio: share of units to remove from every group; 0 or nothing at all only folds and cleans.
-        target_macs: share of multiply-accumulates to keep.
-        target_params: share of parameters to keep.
-        round_to: every axis that is cut ends at a multiple of this.
-        preset: one of ``graphprune.pipeline.PRESETS``.
-        passes: a whole pipeline as text, in place of the preset and the amounts.
-        plan: removals to replay, in place of choosing.
-        include: regular expression of axis names to restrict pruning to.
-        exclude: regular expression of axis names to leave alone.
-        input_shapes: sizes of inputs with symbolic dimensions.
-        dim_params: sizes of symbolic dimensions by name.
-        seed: of random scores, of calibration noise and of the inputs of the proofs.
-        calibration_data: real inputs to calibrate on besides noise: by name, [items, ...], or a path of them as npz.
-        held_out: real inputs that only the error of the result is measured on, in the same form.
         command: noted in the report.
         announce: called with the text of each step before it runs.
 
@@ -165,20 +134,12 @@ def prune(
         InvalidModelError, NothingToPruneError, TargetNotReachedError, UsageError, VerificationError
     """
     began = time.perf_counter()
-    if plan is not None:
-        steps = _replay(plan)
-        input_shapes = input_shapes if input_shapes or dim_params else plan.input_shapes
-    elif passes is not None:
-        steps = parse(passes)
-    else:
-        steps = parse(
-            _pipeline(preset, ratio, target_macs, target_params, round_to, seed, calibration_data is not None)
-        )
+    steps, seed = _steps(options), options["seed"]
     announce("load")
-    model = _load(source, input_shapes=input_shapes, dim_params=dim_params)
+    model = _load(source, options, options["plan"])
     loaded = time.perf_counter() - began
-    real, unseen = _arrays(calibration_data), _arrays(held_out)
-    start = State(model, include=include, exclude=exclude, data=_given(real))
+    real, unseen = _arrays(options["calibration_data"]), _arrays(options["held_out"])
+    start = State(model, include=options["include"], exclude=options["exclude"], data=_given(real))
     state, records = run(start, steps, seed=seed, announce=announce)
     analysed = next((r.before for r in records if r.cut), None)
     if analysed is None:
@@ -187,7 +148,7 @@ def prune(
                 f"{model.name}: no group can lose a unit under these limits",
                 "ask for more, or allow other widths with --round-to 1",
             )
-        analysed = _prepared(model, include, exclude)
+        analysed = _prepared(model, options["include"], options["exclude"])
     seconds = {"load": loaded, "prune": time.perf_counter() - began - loaded}
     announce("measure the error")
     fidelity = measure(model, state.model, seed=seed, given=real if unseen is None else unseen, seen=unseen is None)
@@ -195,6 +156,7 @@ def prune(
     return Result(model, state.model, plans.from_records(model, records), report, tuple(records))
 
 
+@takes
 def compile(
     source: Source,
     folder: str | os.PathLike[str],
@@ -202,8 +164,9 @@ def compile(
     targets: Sequence[str] = ("host",),
     force: bool = False,
     timing_seconds: float = 2.0,
+    command: str = "",
     announce: Announce = _silent,
-    **options: Any,
+    **options: Unpack[PruneOptions],
 ) -> Result:
     """Prune, compile for every target, and write one folder with all that came of it.
 
@@ -216,8 +179,8 @@ def compile(
         targets: names of compile targets.
         force: replace an earlier result in ``folder``.
         timing_seconds: how long to time original, pruned and compiled model; 0 for not at all.
-        announce: called with the name of each step before it runs.
-        options: those of ``prune``.
+        command: noted in the report.
+        announce: called with the text of each step before it runs.
 
     Raises:
         OutputError: the folder exists or cannot be made.
@@ -231,9 +194,9 @@ def compile(
     folder = Path(folder)
     claim_folder(folder, force)
     machines = resolve_all(targets)
-    result = prune(source, announce=announce, **options)
+    result = prune(source, command=command, announce=announce, **options)
     shapes = {n: result.model.input_shapes[n] for n, info in result.model.inputs.items() if symbolic_axes(info)}
-    inputs = seeded_inputs(result.model, options.get("seed", 0))
+    inputs = seeded_inputs(result.model, options["seed"])
     reference = Runner(result.model, optimise=True)(inputs)
     tolerance = rtol(result.model, COMPILED_RTOL)
     reports: list[TargetReport] = []
@@ -269,16 +232,8 @@ def compile(
     return replace(result, report=report)
 
 
-def verify(
-    original: Source,
-    pruned: Source,
-    plan: Plan,
-    *,
-    seed: int = 0,
-    calibration_data: Arrays | str | os.PathLike[str] | None = None,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    dim_params: Mapping[str, int] | None = None,
-) -> Agreement:
+@takes
+def verify(original: Source, pruned: Source, plan: Plan, **options: Unpack[RunOptions]) -> Agreement:
     """Prove a pruned file against its original and its plan.
 
     The plan is replayed, which proves the law anew (the cut equals the original with the plan's removals zeroed); the
@@ -288,22 +243,21 @@ def verify(
         UsageError: the plan does not fit the original.
         VerificationError: the replay breaks the law.
     """
-    input_shapes = input_shapes if input_shapes or dim_params else plan.input_shapes
-    model = _load(original, input_shapes=input_shapes, dim_params=dim_params)
-    state, _ = run(State(model, data=_given(_arrays(calibration_data))), _replay(plan), seed=seed)
+    seed = options["seed"]
+    model = _load(original, options, plan)
+    state, _ = run(State(model, data=_given(_arrays(options["calibration_data"]))), _replay(plan), seed=seed)
     inputs = seeded_inputs(model, seed)
-    result = Runner(_load(pruned, input_shapes=input_shapes, dim_params=dim_params))(inputs)
+    result = Runner(_load(pruned, options, plan))(inputs)
     return judge(result, Runner(state.model)(inputs), rtol(model, REWRITE_RTOL), state.model, inputs)
 
 
+@takes
 def bench(
     candidates: Sequence[str | os.PathLike[str]],
     *,
     seconds: float = 5.0,
     threads: int = 1,
-    seed: int = 0,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    dim_params: Mapping[str, int] | None = None,
+    **options: Unpack[RunOptions],
 ) -> dict[str, Timing]:
     """Time ONNX files (in onnxruntime) and compiled folders in turn, on the same inputs; the first is the baseline.
 
@@ -311,17 +265,14 @@ def bench(
         candidates: paths of ``.onnx`` files and of folders written by ``compile``; the first must be an ONNX file.
         seconds: how long in all.
         threads: of onnxruntime; compiled libraries are single-threaded.
-        seed: of the inputs.
-        input_shapes: sizes of inputs with symbolic dimensions.
-        dim_params: sizes of symbolic dimensions by name.
     """
     from graphprune.runtime import load as load_library
 
     models = [Path(c) for c in candidates]
     if models[0].is_dir():
         raise UsageError("the first thing to time is the baseline, an ONNX file", "graphprune bench MODEL.onnx FOLDER")
-    first = load(models[0], input_shapes=input_shapes, dim_params=dim_params)
-    inputs = seeded_inputs(first, seed)
+    first = _load(models[0], options)
+    inputs = seeded_inputs(first, options["seed"])
     calls: dict[str, Callable[[], object]] = {}
     for path in models:
         if path.is_dir():
@@ -338,30 +289,34 @@ def bench(
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def _pipeline(
-    preset: str,
-    ratio: float | None,
-    macs: float | None,
-    params: float | None,
-    round_to: int,
-    seed: int,
-    given: bool = False,
-) -> str:
+def _steps(options: PruneOptions) -> list[Step]:
+    """The passes asked for, in whichever way."""
+    amounts = {"macs": options["target_macs"], "params": options["target_params"]}
+    targets = next((share for share in amounts.values() if share is not None), None)
+    ways = {"ratio": options["ratio"], "target": targets, "passes": options["passes"], "plan": options["plan"]}
+    given = [name for name, way in ways.items() if way is not None]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} exclude each other", "give one way to say what to remove")
+    if (plan := options["plan"]) is not None:
+        return _replay(plan)
+    return parse(_preset(options, amounts) if options["passes"] is None else options["passes"])
+
+
+def _preset(options: PruneOptions, amounts: Mapping[str, float | None]) -> str:
     """The text of a preset with the amount filled in; without an amount nothing is cut."""
+    preset, ratio, multiple = options["preset"], options["ratio"], options["round_to"]
     if preset not in PRESETS:
         raise UsageError(f"no preset is called '{preset}'", f"presets: {', '.join(sorted(PRESETS))}")
-    if ratio is not None and (macs is not None or params is not None):
-        raise UsageError("give either a ratio or targets, not both", "--ratio 0.3, or --target-macs 80%")
-    if not ratio and macs is None and params is None:
+    shares = {name: share for name, share in amounts.items() if share is not None}
+    if not ratio and not shares:
         preset = "clean"
     if ratio is not None:
-        choice = f"uniform(ratio={ratio}, multiple={round_to})"
+        choice = f"uniform(ratio={ratio}, multiple={multiple})"
     else:
-        shares = {"macs": macs, "params": params}
-        amounts = "".join(f"{name}={share}, " for name, share in shares.items() if share is not None)
-        choice = f"{CHOICES.get(preset, 'choose')}({amounts}multiple={round_to})"
-    text = PRESETS[preset].format(choice=choice, seed=seed)
-    return text.replace("calibrate(", "calibrate(given=True, ") if given else text
+        targets = "".join(f"{name}={share}, " for name, share in shares.items())
+        choice = f"{CHOICES.get(preset, 'choose')}({targets}multiple={multiple})"
+    text = PRESETS[preset].format(choice=choice, seed=options["seed"])
+    return text.replace("calibrate(", "calibrate(given=True, ") if options["calibration_data"] is not None else text
 
 
 def _arrays(data: Arrays | str | os.PathLike[str] | None) -> Arrays | None:

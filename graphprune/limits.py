@@ -14,22 +14,22 @@ if sys.platform != "win32":
 supervised = False
 
 
-def limit(memory: int | None, seconds: float) -> None:
-    """Limit this process, if it is a supervised one: allocations fail beyond ``memory``, and it ends after ``seconds``.
+def limit(max_memory: int | None, max_seconds: float) -> None:
+    """Limit this process, if it is a supervised one: allocations fail beyond so much memory, and it ends in time.
 
     Args:
-        memory: bytes of private memory; 0 is no limit, ``None`` what the machine has available.
-        seconds: of wall time; 0 is no limit.
+        max_memory: bytes of private memory; 0 is no limit, ``None`` what the machine has available.
+        max_seconds: of wall time; 0 is no limit.
     """
     if not supervised or sys.platform == "win32":
         return
-    memory = available() if memory is None else memory
+    memory = available() if max_memory is None else max_memory
     if memory:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         allowed = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process in the middle of native code, too
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, max_seconds)
 
 
 def available() -> int:

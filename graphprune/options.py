@@ -1,11 +1,54 @@
-"""The options that verbs share, and how their texts are read."""
+"""The options of every verb, declared once: what the library takes, and what the command line makes flags of.
 
-from __future__ import annotations
+A function that takes options says ``**options: Unpack[PruneOptions]`` and is decorated with ``takes``; ``flags`` makes
+the flags and the keys of a config file from the same table. **Add an option** here, and use it in ``api``.
+"""
 
+# Annotations are evaluated here, for their metadata; names of other modules stay quoted, so that nothing is imported.
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypedDict, TypeVar, get_args
 
-import typer
+from graphprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from graphprune.plan import Plan
+    from graphprune.proof import Arrays
+
+    Inputs = Arrays | str | os.PathLike[str] | None
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option besides its name and the type it has in the library.
+
+    Attributes:
+        default: value where it is not given.
+        help: one sentence.
+        metavar: what stands for the value in the help; empty for a switch or where the type says enough.
+        name: of the flag and the key, where that is not the option's own.
+        short: a letter.
+        kind: type of the value as typed: ``str``, ``list`` of them, ``int``, ``bool`` or ``Path``.
+        read: what makes the library's value of a typed one; raises UsageError.
+        choices: the values there are, for the shell to complete.
+    """
+
+    default: Any
+    help: str
+    metavar: str = ""
+    name: str = ""
+    short: str = ""
+    kind: type = str
+    read: Callable[[Any], Any] = lambda typed: typed
+    choices: Callable[[], list[str]] | None = None
 
 
 def share(text: str) -> float:
@@ -13,25 +56,31 @@ def share(text: str) -> float:
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError as error:
-        raise typer.BadParameter(f"'{text}' is neither a percentage like 80% nor a share like 0.8") from error
+        raise UsageError(f"'{text}' is neither a percentage nor a share", "write 80% or 0.8") from error
 
 
-def shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """``NAME:1,3,224,224`` as a name and its sizes."""
-    name, _, sizes = text.rpartition(":")
-    try:
-        return name, tuple(int(s) for s in sizes.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"'{text}' is not of the form NAME:1,3,224,224") from error
+def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """``NAME:1,3,224,224`` each, as sizes by name."""
+    found = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        try:
+            found[name] = tuple(int(s) for s in sizes.split(","))
+        except ValueError as error:
+            raise UsageError(f"'{text}' is no shape of an input", "write NAME:1,3,224,224") from error
+    return found
 
 
-def size(text: str) -> tuple[str, int]:
-    """``NAME=SIZE`` as a pair."""
-    name, _, number = text.partition("=")
-    try:
-        return name, int(number)
-    except ValueError as error:
-        raise typer.BadParameter(f"'{text}' is not of the form NAME=SIZE") from error
+def sizes(texts: list[str]) -> dict[str, int]:
+    """``NAME=SIZE`` each, as sizes by name."""
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            found[name] = int(number)
+        except ValueError as error:
+            raise UsageError(f"'{text}' is no size of a dimension", "write NAME=SIZE") from error
+    return found
 
 
 def memory(text: str) -> int:
@@ -40,55 +89,128 @@ def memory(text: str) -> int:
     try:
         return int(float(digits) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[text[len(digits) :].rstrip("B")])
     except (ValueError, OverflowError, KeyError) as error:
-        raise typer.BadParameter(f"'{text}' is no amount of memory like 8GB") from error
+        raise UsageError(f"'{text}' is no amount of memory", "write 8GB or 512MB") from error
 
 
-MaxMemory = Annotated[
-    int | None,
-    typer.Option(
-        parser=memory,
-        metavar="SIZE",
-        show_default="what is available",
-        help="Fail beyond this much memory, e.g. 8GB; 0 is no limit.",
-    ),
-]
-MaxSeconds = Annotated[float, typer.Option(min=0, help="End a run that takes longer; 0 is no limit.")]
-ModelPath = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False)]
-InputShape = Annotated[
-    list[str],
-    typer.Option(
-        "--input-shape", help="Sizes of an input with symbolic dimensions; repeatable.", metavar="NAME:1,3,224,224"
-    ),
-]
-DimParam = Annotated[
-    list[str], typer.Option("--dim-param", help="Size of a symbolic dimension; repeatable.", metavar="NAME=SIZE")
-]
-Ratio = Annotated[
-    float | None,
-    typer.Option(parser=share, metavar="SHARE", help="Share of units to remove from every group; 0 prunes nothing."),
-]
-TargetMacs = Annotated[
-    float | None, typer.Option(parser=share, metavar="SHARE", help="Share of multiply-accumulates to keep, e.g. 80%.")
-]
-TargetParams = Annotated[
-    float | None, typer.Option(parser=share, metavar="SHARE", help="Share of parameters to keep, e.g. 50%.")
-]
-RoundTo = Annotated[int, typer.Option(min=1, help="Every axis that is cut ends at a multiple of this.")]
-Preset = Annotated[str, typer.Option(help="How units are scored: obs, magnitude, l1, slimming, random.")]
-Passes = Annotated[
-    str | None, typer.Option(help='A whole pipeline, e.g. "magnitude, uniform(ratio=0.3), cut, clean".', metavar="TEXT")
-]
-PlanPath = Annotated[
-    Path | None, typer.Option("--plan", help="Replay the removals of a plan.json.", metavar="PLAN.json")
-]
-Include = Annotated[str, typer.Option(help="Prune only groups with an axis that matches.", metavar="REGEX")]
-Exclude = Annotated[str, typer.Option(help="Leave groups alone that have an axis that matches.", metavar="REGEX")]
-Seed = Annotated[int, typer.Option(help="Of random scores, of calibration noise and of the inputs of the proofs.")]
+def _plan(path: Path) -> "Plan":
+    from graphprune import plan
+
+    return plan.read(path)
+
+
+def _presets() -> list[str]:
+    from graphprune.pipeline import PRESETS
+
+    return sorted(PRESETS)
+
+
+Seed = Annotated[int, Option(0, "Of random scores, of calibration noise and of made-up inputs.", kind=int)]
 CalibrationData = Annotated[
-    Path | None,
-    typer.Option(help="Real inputs to calibrate on besides noise: an array for each input, by name.", metavar="X.npz"),
+    "Inputs",
+    Option(None, "Real inputs to calibrate on besides noise: an array for each input, by name.", "X.npz", kind=Path),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name every step; tracebacks for errors.")]
+
+
+class ModelOptions(TypedDict, total=False):
+    """At which sizes a model is looked at."""
+
+    input_shapes: Annotated[
+        Mapping[str, tuple[int, ...]] | None,
+        Option(
+            None,
+            "Sizes of an input with symbolic dimensions; repeatable.",
+            "NAME:1,3,224,224",
+            name="input-shape",
+            kind=list,
+            read=shapes,
+        ),
+    ]
+    dim_params: Annotated[
+        Mapping[str, int] | None,
+        Option(None, "Size of a symbolic dimension; repeatable.", "NAME=SIZE", name="dim-param", kind=list, read=sizes),
+    ]
+
+
+class InspectOptions(ModelOptions, total=False):
+    """Which groups may be pruned."""
+
+    include: Annotated[str, Option("", "Prune only groups with an axis that matches.", "REGEX")]
+    exclude: Annotated[str, Option("", "Leave groups alone that have an axis that matches.", "REGEX")]
+
+
+class RunOptions(ModelOptions, total=False):
+    """What is run, and on what."""
+
+    seed: Seed
+    calibration_data: CalibrationData
+
+
+class CutOptions(InspectOptions, total=False):
+    """How a model is pruned, whatever the amount."""
+
+    round_to: Annotated[int, Option(8, "Every axis that is cut ends at a multiple of this.", "N", kind=int)]
+    seed: Seed
+    calibration_data: CalibrationData
+    held_out: Annotated[
+        "Inputs",
+        Option(None, "Real inputs to measure the error of the result on, in the same form.", "X.npz", kind=Path),
+    ]
+
+
+class PruneOptions(CutOptions, total=False):
+    """How a model is pruned, and how much of it."""
+
+    ratio: Annotated[
+        float | None,
+        Option(None, "Share of units to remove from every group; 0 prunes nothing.", "SHARE", read=share),
+    ]
+    target_macs: Annotated[
+        float | None, Option(None, "Share of multiply-accumulates to keep, e.g. 80%.", "SHARE", read=share)
+    ]
+    target_params: Annotated[float | None, Option(None, "Share of parameters to keep, e.g. 50%.", "SHARE", read=share)]
+    preset: Annotated[
+        str, Option("obs", "How units are scored: obs, magnitude, l1, slimming, random.", "NAME", choices=_presets)
+    ]
+    passes: Annotated[
+        str | None, Option(None, 'A whole pipeline, e.g. "magnitude, uniform(ratio=0.3), cut, clean".', "TEXT")
+    ]
+    plan: Annotated[
+        "Plan | None", Option(None, "Replay the removals of a plan.json.", "PLAN.json", kind=Path, read=_plan)
+    ]
+
+
+def declared(group: Any) -> dict[str, tuple[Any, Option]]:
+    """Type and declaration of every option of a group, by name."""
+    return {name: get_args(annotation) for name, annotation in group.__annotations__.items()}
+
+
+def parts(
+    function: Callable[..., Any],
+) -> tuple[inspect.Signature, list[inspect.Parameter], dict[str, tuple[Any, Option]]]:
+    """Signature of a function with ``**options: Unpack[Group]``, its other parameters, and what the group declares."""
+    signature = inspect.signature(function, eval_str=True)
+    *own, options = signature.parameters.values()
+    (group,) = get_args(options.annotation)
+    return signature, own, declared(group)
+
+
+def takes(function: Callable[P, R]) -> Callable[P, R]:
+    """Give a function with ``**options: Unpack[Group]`` its options: names are checked, defaults filled in.
+
+    Its signature and documentation list them, for ``help`` and for editors.
+    """
+    signature, own, table = parts(function)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    given = [inspect.Parameter(n, keyword, default=o.default, annotation=t) for n, (t, o) in table.items()]
+    full = signature.replace(parameters=[*own, *given])
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = full.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return function(*bound.args, **bound.kwargs)
+
+    call.__signature__ = full  # type: ignore[attr-defined]
+    lines = [f"    {name}: {option.help[0].lower()}{option.help[1:]}" for name, (_, option) in table.items()]
+    call.__doc__ = inspect.cleandoc(function.__doc__ or "") + "\n\nOptions:\n" + "\n".join(lines) + "\n"
+    return call

@@ -44,7 +44,6 @@ PRESETS = {
     "random": f"{BEFORE}, random_score(seed={{seed}}), {{choice}}, cut, {AFTER}",
     "clean": f"{BEFORE}, {AFTER}",
 }
-DEFAULT_PRESET = "obs"
 # The pass that meets a target, where it is not ``choose``.
 CHOICES = {"obs": "allocate"}
 

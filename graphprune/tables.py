@@ -88,6 +88,14 @@ def pins(report: Report) -> Table:
     return table
 
 
+def totals(report: Report) -> str:
+    """What there is in all, and at which input sizes."""
+    cost = report.before
+    at = ", ".join(f"{visible(name)} {'×'.join(map(str, shape))}" for name, shape in report.input_shapes.items())
+    figures = f"{cost.channels:,} units; {cost.parameters:,} parameters, {cost.macs:,} MACs"
+    return f"{len(report.groups)} groups, {figures}" + (f" at {at}" if at else "")
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for k, column in enumerate(columns):

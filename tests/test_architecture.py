@@ -18,9 +18,9 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["options"],
+    ["flags"],
     ["api"],
-    ["html", "tables"],
+    ["html", "tables", "terminal"],
     ["plan", "report"],
     ["execute"],
     ["runtime"],
@@ -35,7 +35,7 @@ LAYERS = [
     ["rules"],
     ["model"],
     ["onnxfile", "surgeon", "shapes", "output", "noise", "latency"],
-    ["session", "limits", "wellformed"],
+    ["session", "options", "progress", "limits", "wellformed"],
     ["errors"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -46,7 +46,8 @@ HOMES = {
     "jinja2": {"html"},
     "networkx": {"budget", "coupling", "groups"},
     "tvm": {"compiler"},
-    "typer": {"cli", "options"},
+    "tomli_w": {"flags"},
+    "typer": {"cli", "flags"},
 }
 
 
