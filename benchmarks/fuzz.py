@@ -35,7 +35,7 @@ from onnx import ModelProto
 
 import graphprune
 import graphprune.__main__
-from graphprune import api, cli, limits, tables  # noqa: F401  (imported once, for all forks)
+from graphprune import api, cli, tables  # noqa: F401  (imported once, for all forks)
 from graphprune import plan as plans
 from graphprune.pipeline import PRESETS, available
 
@@ -298,9 +298,8 @@ def start(case: Case) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.chdir(case.folder)
     limit = ["--max-seconds", str(SECONDS), "--max-memory", str(MEMORY)]
-    sys.argv = ["graphprune", *limit, *case.arguments]
+    sys.argv = ["graphprune", *case.arguments, *limit]
     tempfile.tempdir = str(case.folder)
-    cli.out.file, cli.err.file = sys.stdout, sys.stderr
     try:
         graphprune.__main__.main()
     except SystemExit as ended:

@@ -169,7 +169,7 @@ def _fitting(parameter: Any, value: Any) -> Any:
 def _save(path: Path, context: typer.Context, force: bool) -> None:
     """Write what a run was asked for, as typed; what is not set is left out."""
     values: Iterator[tuple[str, Any]] = ((key, context.params.get(p.name)) for key, p in _keys(context).items())
-    kept = {k: str(v) if isinstance(v, Path) else v for k, v in values if v not in (None, "", False, [], ())}
+    kept = {k: str(v) if isinstance(v, Path) else v for k, v in values if v or (v == 0 and v is not False)}
     claim_file(path, force, path.parent / "")
     text = f"# graphprune {context.info_name} --config {path.name}\n{tomli_w.dumps(kept)}"
     with new_files(path) as folder:

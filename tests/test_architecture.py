@@ -20,6 +20,7 @@ LAYERS = [
     ["cli"],
     ["flags"],
     ["api"],
+    ["options"],
     ["html", "tables", "terminal"],
     ["plan", "report"],
     ["execute"],
@@ -35,7 +36,7 @@ LAYERS = [
     ["rules"],
     ["model"],
     ["onnxfile", "surgeon", "shapes", "output", "noise", "latency"],
-    ["session", "options", "progress", "limits", "wellformed"],
+    ["session", "progress", "limits", "wellformed"],
     ["errors"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
