@@ -15,6 +15,7 @@ from graphprune.calibration.activations import has_images, synthetic
 from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.noise import KINDS
+from graphprune.progress import track
 from graphprune.proof import Arrays, Runner
 
 ITEMS = 12  # made-up inputs: as many of each kind of noise
@@ -103,7 +104,7 @@ class _Sum:
 
 def _made_up(model: Model, seed: int) -> Iterator[Arrays]:
     kinds = list(KINDS) if has_images(model) else list(KINDS)[:1]
-    for k in range(ITEMS):
+    for k in track(range(ITEMS)):
         yield synthetic(model, kinds[k % len(kinds)], 1, seed + HELD_OUT + k, SPREAD)
 
 
@@ -115,5 +116,5 @@ def _parts(model: Model, given: Arrays) -> Iterator[Arrays]:
     runs = min((len(given[name]) // size for name, size in sizes.items() if size), default=1)
     if not runs:
         raise UsageError("the data have fewer items than the model takes at a time", "give more of them")
-    for k in np.unique(np.linspace(0, runs - 1, min(runs, MOST)).astype(int)):
+    for k in track(np.unique(np.linspace(0, runs - 1, min(runs, MOST)).astype(int))):
         yield {n: given[n][k * sizes[n] : (k + 1) * sizes[n]] if n in sizes else given[n] for n in model.inputs}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphprune.progress import track
+
 EXACT = 1e-13  # share of the power of an output that counts as none
 THICKEST = 64  # columns of a product that is not yet carried out
 
@@ -163,7 +165,7 @@ def remove_all(problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:
     units = np.arange(len(problems[0].columns))
     alive = np.ones(len(units), bool)
     order, added = np.empty(len(units), np.int64), np.empty(len(units))
-    for step in range(len(order)):
+    for step in track(range(len(order))):
         costs = np.where(alive, np.sum([s.costs() for s in state], axis=0), np.inf)
         k = int(np.argmin(costs))
         order[step], added[step] = units[k], max(costs[k], 0.0)

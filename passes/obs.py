@@ -12,6 +12,7 @@ from graphprune.errors import UsageError
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.obs import Problem, damped, remove_all
+from graphprune.progress import track
 from graphprune.state import State
 
 
@@ -35,7 +36,7 @@ class Obs:
         if calibration is None:
             raise UsageError("obs needs calibrated layers", 'put calibrate before it: "calibrate, obs, ..."')
         scores, notes = {}, list(state.data.get("notes", ()))
-        for group in state.groups:
+        for group in track(state.groups):
             problems = list(self._problems(group, calibration))
             scores[group.name] = _curve(group, problems, state.model)
             if not problems:

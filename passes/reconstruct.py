@@ -12,6 +12,7 @@ from graphprune.calibration import Moments, bias_of, layers
 from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.obs import fit
+from graphprune.progress import track
 from graphprune.rules import Dim, Layer
 from graphprune.state import State
 
@@ -38,7 +39,7 @@ class Reconstruct:
             raise UsageError("reconstruct needs calibrated layers", 'write "calibrate, ..., cut, reconstruct"')
         model = state.model.copy()
         changed = False
-        for name, (node, layer) in layers(model)[0].items():
+        for name, (node, layer) in track(layers(model)[0].items()):
             gone, moments = going.get(Dim(name, layer.summed)), calibration.moments.get(name)
             if gone is None or moments is None:
                 continue

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from graphprune.calibration.activations import batched
 from graphprune.calibration.statistics import observed, tolerance
 from graphprune.errors import UsageError
+from graphprune.progress import track
 from graphprune.rules import Dim
 from graphprune.state import State
 
@@ -47,7 +48,7 @@ class Repair:
         opened = batched(state.model)
         factors: dict[str, list[np.ndarray]] = {name: [] for name in targets}
         means: dict[str, list[np.ndarray]] = {name: [] for name in targets}
-        for noise in calibration.noise.values():
+        for noise in track(calibration.noise.values()):
             found = observed(opened, statistics, noise.make())
             for name in targets:
                 kept = ~going.get(Dim(name, 1), np.zeros(len(noise.found[name]["mean"]), bool))

@@ -18,6 +18,7 @@ from graphprune.calibration.statistics import Statistics, imposed, in_graph, obs
 from graphprune.coupling import calls, rule_of
 from graphprune.model import Model
 from graphprune.noise import KINDS
+from graphprune.progress import track
 from graphprune.rules import Layer
 
 WIDEST = 6144  # columns of the largest problem: its matrices take 300 MB each
@@ -128,7 +129,7 @@ def calibrate(
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
     kinds = tuple(kinds) if has_images(model) else tuple(kinds[:1])
     noise, sets = {}, []
-    for kind in kinds:
+    for kind in track(kinds):
         make = partial(synthetic, model, kind, count, seed, spread)
         inputs = make()
         noise[kind] = Noise(make, observed(model, statistics, inputs))

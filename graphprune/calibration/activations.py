@@ -13,6 +13,7 @@ from onnx import ModelProto, ValueInfoProto
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model import Model
 from graphprune.noise import KINDS
+from graphprune.progress import track
 from graphprune.proof import Runner, seeded_inputs
 
 Inputs = Mapping[str, np.ndarray]
@@ -103,7 +104,7 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[st
         kept = sum(_bytes(model.shapes.get(name, ())) for name in wanted)
         largest = max(map(_bytes, model.shapes.values()), default=1)  # a few of which are held at any time
         step = max(1, min(runs, MEMORY // max(kept, 6 * largest, 1)))
-    for start in range(0, runs, step):
+    for start in track(range(0, runs, step)):
         stop = min(start + step, runs)
         chunk = {name: inputs[name][start * size : stop * size] for name, size in sizes.items()}
         chunk |= {name: inputs[name] for name in model.inputs if name not in sizes}
