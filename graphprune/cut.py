@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,6 +12,7 @@ from graphprune.coupling import calls, operator
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.rules import RULES, Dim, Operand, Rule
+from graphprune.weights import change
 
 Drop = Mapping[str, np.ndarray]
 """Group name → the units to remove, int64 [removed]."""
@@ -52,7 +54,9 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Model:
     constants = result.constants
     for dim, mask in going.items():
         if (constant := constants.get(dim.tensor)) is not None:
-            constant.values = np.ascontiguousarray(np.compress(~mask, np.asarray(constant.values), axis=dim.axis))
+            left = tuple(int(n) for n in constant.shape)
+            left = (*left[: dim.axis], int((~mask).sum()), *left[dim.axis + 1 :])
+            change(constant, partial(_without, mask, dim.axis), left)
     for tensor in _variables(result.graph):
         tensor.shape = None  # stale: inferred anew when asked for
     return result
@@ -75,10 +79,23 @@ def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Mode
     for dim, mask in going.items():
         constant = constants.get(dim.tensor)
         if constant is not None and constant.dtype.kind == "f":
-            values = np.array(constant.values)
-            values[(slice(None),) * dim.axis + (mask,)] = neutral.get(dim.tensor, 0.0)
-            constant.values = values
+            change(constant, partial(_silenced, mask, dim.axis, neutral.get(dim.tensor, 0.0)), tuple(constant.shape))
     return result
+
+
+def _without(mask: np.ndarray, axis: int, rows: np.ndarray, at: slice) -> np.ndarray:
+    return np.ascontiguousarray(np.compress(~_of_rows(mask, axis, at), rows, axis=axis))
+
+
+def _silenced(mask: np.ndarray, axis: int, silence: float, rows: np.ndarray, at: slice) -> np.ndarray:
+    values = np.array(rows)
+    values[(slice(None),) * axis + (_of_rows(mask, axis, at),)] = silence
+    return values
+
+
+def _of_rows(mask: np.ndarray, axis: int, at: slice) -> np.ndarray:
+    """The part of an axis's mask that concerns some rows of the first axis."""
+    return mask[at] if axis == 0 else mask
 
 
 def _variables(graph: gs.Graph) -> Iterable[gs.Variable]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, combinations
+from math import prod
 
 import networkx as nx
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from graphprune.coupling import clusters, couple, settle
 from graphprune.model import Model
 from graphprune.rules import RULES, Dim, Rule, Tie
+from graphprune.weights import blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,18 @@ class Group:
         """How many positions of ``dim`` one unit owns."""
         return int((self.labels[dim] == 0).sum())
 
-    def owned(self, model: Model) -> Iterator[np.ndarray]:
-        """For every weight axis, the parameters of each unit: float arrays [units, parameters per unit]."""
+    def power(self, model: Model, exponent: float) -> np.ndarray:
+        """Sum of |w| ** exponent over the parameters that each unit owns, float64 [units]."""
+        total = np.zeros(self.size)
         for dim in self.weights:
-            values = np.moveaxis(np.asarray(model.constants[dim.tensor].values), dim.axis, 0)
             labels = self.labels[dim]
-            order = np.argsort(labels, kind="stable")[int((labels < 0).sum()) :]
-            yield values[order].reshape(self.size, -1)
+            total += np.bincount(labels[labels >= 0], _power(model, dim, exponent)[labels >= 0], self.size)
+        return total
+
+    def parameters(self, model: Model) -> int:
+        """How many parameters one unit owns; one that two of its axes share counts twice."""
+        shapes = {dim: model.constants[dim.tensor].shape for dim in self.weights}
+        return sum(self.per_unit(dim) * prod(shape) // shape[dim.axis] for dim, shape in shapes.items())
 
     def __str__(self) -> str:
         axes = ", ".join(str(d) for d in self.labels)
@@ -73,6 +80,15 @@ class Dependencies:
     graph: nx.MultiGraph
     groups: tuple[Group, ...]
     pinned: tuple[Pinned, ...]
+
+
+def _power(model: Model, dim: Dim, exponent: float) -> np.ndarray:
+    """Sum of |w| ** exponent over everything at each position of a weight's axis, float64 [axis size]."""
+    sums = []
+    for block in blocks(model.constants[dim.tensor]):
+        powers = np.abs(block.astype(np.float64)) ** exponent
+        sums.append(powers.sum(axis=tuple(k for k in range(block.ndim) if k != dim.axis)))
+    return np.concatenate(sums) if dim.axis == 0 else np.sum(sums, axis=0)
 
 
 def analyse(model: Model, rules: Mapping[str, Rule] = RULES) -> Dependencies:

@@ -21,13 +21,12 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.errors import InvalidModelError
-from graphprune.onnxfile import check, read
+from graphprune.onnxfile import LARGEST_INLINE, check, read
 from graphprune.output import new_files
 from graphprune.shapes import Shape, SymbolicShape, bind, infer, measure, symbol, symbolic_axes
 from graphprune.surgeon import export_node, export_tensor, hollow_tensor, import_graph
+from graphprune.weights import DataFile, is_streamed, size
 
-# Serialised protobufs end at 2 GiB; past this much weight data goes into a file beside the model.
-LARGEST_INLINE = 1_900_000_000
 # Weights above this many elements are left out when only shapes are asked for: no shape depends on them.
 SHAPE_VALUES = 1024
 
@@ -66,6 +65,12 @@ class Model:
             for tensor in node.inputs
             if isinstance(tensor, gs.Constant) and tensor.name
         }
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the weights are too large to hold in memory, or in one protobuf, all together."""
+        constants = self.constants.values()
+        return any(map(is_streamed, constants)) or sum(map(size, constants)) > LARGEST_INLINE
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -115,7 +120,7 @@ class Model:
         }
         made = (t for n in self.graph.nodes for t in n.outputs if t.name and self.reads(t))
         unknown = [t.name for t in made if None in shapes.get(t.name, (None,))]
-        return shapes | measure(self.proto(), input_shapes, unknown) if unknown else shapes
+        return shapes | measure(self.proto(), input_shapes, unknown) if unknown and not self.streamed else shapes
 
     def _infer(self, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, SymbolicShape]:
         constants: dict[str, SymbolicShape] = {n: tuple(int(k) for k in c.shape) for n, c in self.constants.items()}
@@ -165,8 +170,13 @@ class Model:
         proto.graph.output.extend(ValueInfoProto(name=t.name) for t in outputs)
         return proto
 
-    def proto(self, weights: bool = True) -> ModelProto:
-        """The ONNX protobuf; without ``weights`` large tensors keep only their shape and type."""
+    def proto(self, weights: bool = True, data: DataFile | None = None) -> ModelProto:
+        """The ONNX protobuf; without ``weights`` large tensors keep only their shape and type.
+
+        Args:
+            weights: whether values are asked for.
+            data: a file to put them in, unless they are few.
+        """
         model = ModelProto()
         model.CopyFrom(self.header)
         for node in self.graph.nodes:
@@ -178,14 +188,14 @@ class Model:
             if weights and sparse:
                 model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
             elif weights or (not sparse and int(np.prod(tensor.shape)) <= SHAPE_VALUES):
-                model.graph.initializer.append(export_tensor(tensor))
+                model.graph.initializer.append(export_tensor(tensor, data))
             else:
                 model.graph.initializer.append(hollow_tensor(tensor))
         # An output may be an initializer or an input that no node reads.
         present = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
         for tensor in self.graph.outputs:
             if isinstance(tensor, gs.Constant) and tensor.name not in present:
-                model.graph.initializer.append(export_tensor(tensor))
+                model.graph.initializer.append(export_tensor(tensor, data))
         return model
 
 
@@ -208,13 +218,13 @@ def load(
         UsageError: ``input_shapes`` or ``dim_params`` do not fit the model's inputs.
     """
     if isinstance(source, ModelProto):
-        proto, name, external = ModelProto(), "model", False
+        proto, name, external, folder = ModelProto(), "model", False, Path()
         proto.CopyFrom(source)
         check(proto, name)
     else:
         path = Path(source)
         proto, external = read(path)
-        name = path.stem
+        name, folder = path.stem, path.parent.resolve()
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     initializers = {t.name for t in proto.graph.initializer} | {t.values.name for t in proto.graph.sparse_initializer}
@@ -231,7 +241,7 @@ def load(
         for node in proto.graph.node
         if node.output and (node.doc_string or node.metadata_props)
     }
-    return Model(import_graph(proto), header, shapes, external, name, notes)
+    return Model(import_graph(proto, folder), header, shapes, external, name, notes)
 
 
 def save(model: Model, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -246,20 +256,15 @@ def save(model: Model, path: str | os.PathLike[str], *, metadata: Mapping[str, s
         OutputError: the folder does not exist or cannot be written.
     """
     path = Path(path)
-    proto = model.proto()
-    _refresh_value_info(model, proto)
-    for key, value in (metadata or {}).items():
-        entry = next((e for e in proto.metadata_props if e.key == key), None) or proto.metadata_props.add(key=key)
-        entry.value = value
-    external = model.external or sum(len(t.raw_data) for t in proto.graph.initializer) > LARGEST_INLINE
     with new_files(path) as folder:
-        beside = folder / path.name
-        if external:
-            location = path.name + ".data"
-            onnx.save_model(proto, str(beside), save_as_external_data=True, location=location, size_threshold=1024)
-        else:
-            beside.write_bytes(proto.SerializeToString(deterministic=True))
-        check(proto, str(path), str(beside))
+        with DataFile(folder / f"{path.name}.data") as data:
+            proto = model.proto(data=data if model.external or model.streamed else None)
+        _refresh_value_info(model, proto)
+        for key, value in (metadata or {}).items():
+            entry = next((e for e in proto.metadata_props if e.key == key), None) or proto.metadata_props.add(key=key)
+            entry.value = value
+        (folder / path.name).write_bytes(proto.SerializeToString(deterministic=True))
+        check(proto, str(path), str(folder / path.name))
 
 
 def _without_body(proto: ModelProto) -> ModelProto:

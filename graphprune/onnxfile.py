@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import load_external_data_for_tensor
 
 from graphprune import wellformed
 from graphprune.errors import InvalidModelError
 from graphprune.wellformed import tensors
 
 OLDEST_OPSET = 9
+# Serialised protobufs end at 2 GiB; past this much weight data goes into a file beside the model, and is streamed.
+LARGEST_INLINE = 1_900_000_000
+# Tensors below this many bytes are read into memory even then.
+SMALLEST_STREAMED = 1 << 20
 
 
 def read(path: Path) -> tuple[ModelProto, bool]:
-    """The model in a file, with all its weights, and whether they were in a file of their own.
+    """The model in a file, and whether its weights were in a file of their own.
+
+    All weights are read, unless they are too large together: then large initializers still refer to their file.
 
     Raises:
         InvalidModelError: the file is missing, unreadable, truncated or not valid ONNX, or its external data is
@@ -40,8 +48,30 @@ def read(path: Path) -> tuple[ModelProto, bool]:
     external = _check_external(proto, path)
     check(proto, str(path), str(path))
     if external:
-        onnx.load_external_data_for_model(proto, str(path.parent))
+        _load_external(proto, path.parent)
     return proto, external
+
+
+def _load_external(proto: ModelProto, folder: Path) -> None:
+    sizes = [_external_size(t) if t.data_location == TensorProto.EXTERNAL else 0 for t in tensors(proto)]
+    large = sum(sizes) > LARGEST_INLINE
+    for k, (tensor, size) in enumerate(zip(tensors(proto), sizes, strict=True)):
+        initializer = k < len(proto.graph.initializer)  # these come first
+        if large and initializer and size >= SMALLEST_STREAMED and size == _size(tensor):
+            continue
+        if tensor.data_location == TensorProto.EXTERNAL:
+            load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
+
+
+def _external_size(tensor: TensorProto) -> int:
+    return next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), _size(tensor))
+
+
+def _size(tensor: TensorProto) -> int:
+    """Bytes of a tensor whose elements are whole bytes."""
+    return prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _check_external(proto: ModelProto, path: Path) -> bool:

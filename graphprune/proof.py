@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
+from graphprune import streaming
 from graphprune.cut import Gone
-from graphprune.errors import InvalidModelError
-from graphprune.model import LARGEST_INLINE, Model
+from graphprune.errors import GraphpruneError, InvalidModelError
+from graphprune.model import Model
 from graphprune.session import session
 from graphprune.shapes import symbolic_axes
+from graphprune.weights import DataFile, change
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -60,10 +63,10 @@ class Agreement(msgspec.Struct, frozen=True):
 
 
 class Runner:
-    """An onnxruntime session over a model.
+    """Runs a model in onnxruntime.
 
     Args:
-        model: the model to run.
+        model: the model to run; where it is streamed, and not ``optimise``, every call runs it part by part.
         optimise: whether onnxruntime may rewrite the graph; off for proofs, on for timing.
         threads: of one operator; 0 lets onnxruntime decide.
         also: names of inner tensors to return beside the outputs.
@@ -73,20 +76,27 @@ class Runner:
     """
 
     def __init__(self, model: Model, *, optimise: bool = False, threads: int = 0, also: Collection[str] = ()) -> None:
+        self._name = model.name
+        self._run: Callable[[Arrays], dict[str, np.ndarray]]
+        if model.streamed and not optimise:
+            self._run = partial(streaming.run, model, also=also)
+            return
         try:
-            self.session = _session(model, optimise, threads, also)
+            opened = _session(model, optimise, threads, also)
         except Exception as error:  # onnxruntime raises a class per status code, none of them public
             raise InvalidModelError(
                 f"{model.name} cannot be run by onnxruntime: {_first_line(error)}",
                 "verification needs a model that onnxruntime runs; check operators, domains and opset",
             ) from error
-        self._name = model.name
+        names = [o.name for o in opened.get_outputs()]
+        self._run = lambda inputs: dict(zip(names, opened.run(names, inputs), strict=True))
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs by name."""
-        names = [o.name for o in self.session.get_outputs()]
         try:
-            return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+            return self._run(dict(inputs))
+        except GraphpruneError:
+            raise
         except Exception as error:
             raise InvalidModelError(
                 f"{self._name} fails at the analysis sizes: {_first_line(error)}",
@@ -95,17 +105,18 @@ class Runner:
 
 
 def _session(model: Model, optimise: bool, threads: int, also: Collection[str]) -> ort.InferenceSession:
-    proto = model.proto()
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also if name not in model.outputs)
-    for info in [*proto.graph.input, *proto.graph.output]:
-        for axis in symbolic_axes(info):  # onnxruntime would take an open size that is written as 0 at its word
-            info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
-    if sum(len(t.raw_data) for t in proto.graph.initializer) <= LARGEST_INLINE:
-        return session(proto.SerializeToString(), optimise=optimise, threads=threads)
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "model.onnx")
-        onnx.save_model(proto, path, save_as_external_data=True, location="weights")
-        return session(path, optimise=optimise, threads=threads)
+        with DataFile(Path(folder) / "weights") as data:
+            proto = model.proto(data=data if model.streamed else None)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also if name not in model.outputs)
+        for info in [*proto.graph.input, *proto.graph.output]:
+            for axis in symbolic_axes(info):  # onnxruntime would take an open size that is written as 0 at its word
+                info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
+        if not model.streamed:
+            return session(proto.SerializeToString(), optimise=optimise, threads=threads)
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(proto.SerializeToString())
+        return session(str(path), optimise=optimise, threads=threads)
 
 
 def _first_line(error: Exception) -> str:
@@ -222,7 +233,7 @@ def _moved_by_a_rounding(model: Model, inputs: Arrays) -> dict[str, np.ndarray]:
     copy = model.copy()
     for constant in copy.constants.values():
         if constant.dtype.kind == "f" and len(constant.shape) > 1:
-            constant.values = moved(np.asarray(constant.values))
+            change(constant, lambda rows, at: moved(rows), tuple(constant.shape))
     return Runner(copy)(inputs)
 
 

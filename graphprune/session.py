@@ -5,17 +5,21 @@ from __future__ import annotations
 import onnxruntime as ort
 
 
-def session(model: bytes | str, *, optimise: bool = False, threads: int = 0) -> ort.InferenceSession:
+def session(model: bytes | str, *, optimise: bool = False, threads: int = 0, keep: bool = True) -> ort.InferenceSession:
     """A session over a serialised model or the path of one; raises what onnxruntime raises.
 
     Args:
         model: a protobuf's bytes, or a path where it is too large for that.
         optimise: whether onnxruntime may rewrite the graph.
         threads: of one operator; 0 lets onnxruntime decide.
+        keep: whether it is run often; else it takes no memory beyond that of the run, and maps weights from their file.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    if not keep:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from graphprune.weights import DataFile, blocks, is_streamed, stream
+
 # Its warnings are about what this module takes care of.
 G_LOGGER.severity = G_LOGGER.ERROR
 
@@ -24,6 +27,8 @@ G_LOGGER.severity = G_LOGGER.ERROR
 _CARRIED = {AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING, AttributeProto.TENSOR}
 _CARRIED_LISTS = {AttributeProto.FLOATS: "floats", AttributeProto.INTS: "ints", AttributeProto.STRINGS: "strings"}
 _ASIDE = "graphprune.aside"
+# Values below this many bytes stay in the protobuf where the others go to a data file.
+SMALLEST_OUTSIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,20 @@ def redirect(old: gs.Tensor, new: gs.Tensor) -> bool:
     return bool(readers)
 
 
-def import_graph(proto: ModelProto) -> gs.Graph:
-    """The graph of a model, with the values of ``Constant`` nodes as constants; ``proto`` is taken over."""
+def import_graph(proto: ModelProto, folder: Path = Path()) -> gs.Graph:
+    """The graph of a model, with the values of ``Constant`` nodes as constants; ``proto`` is taken over.
+
+    Initializers that refer to a data file, in ``folder``, are streamed from there.
+    """
     asides = [_set_aside(node) for node in proto.graph.node]
     graph = gs.import_onnx(proto)
     tensors = graph.tensors()
     for info in proto.graph.initializer:  # read by bodies only
         tensors.setdefault(info.name, gs.Constant(info.name, LazyValues(info)))
+    for tensor in tensors.values():
+        lazy = isinstance(tensor, gs.Constant) and type(tensor._values) is LazyValues
+        if lazy and tensor._values.tensor.data_location == TensorProto.EXTERNAL:
+            stream(tensor, folder)
     tensors.update({t.name: t for t in graph.inputs})
     for node, (attributes, captured) in zip(graph.nodes, asides, strict=True):
         if attributes:
@@ -145,19 +157,31 @@ def export_node(node: gs.Node) -> NodeProto:
     return proto
 
 
-def export_tensor(tensor: gs.Constant) -> TensorProto:
-    """The protobuf of a constant; the original one where its values were never touched."""
-    if isinstance(tensor._values, LazyValues):
-        proto = tensor._values.tensor
-        if proto.name == tensor.name and proto.data_location != TensorProto.EXTERNAL:
-            return proto
-        copy = TensorProto()
-        copy.CopyFrom(proto)
-        copy.name = tensor.name
-        copy.data_location = TensorProto.DEFAULT
-        del copy.external_data[:]
-        return copy
-    return onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
+def export_tensor(tensor: gs.Constant, data: DataFile | None = None) -> TensorProto:
+    """The protobuf of a constant; the original one where its values were never touched.
+
+    Args:
+        tensor: the constant.
+        data: where values go that are not few; without it all are in the protobuf.
+    """
+    if data is not None and is_streamed(tensor):
+        return data.add(hollow_tensor(tensor), blocks(tensor))
+    proto = _export_whole(tensor)
+    if data is not None and len(proto.raw_data) >= SMALLEST_OUTSIDE:
+        return data.add(hollow_tensor(tensor), [proto.raw_data])
+    return proto
+
+
+def _export_whole(tensor: gs.Constant) -> TensorProto:
+    if not isinstance(tensor._values, LazyValues) or is_streamed(tensor):
+        return onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
+    proto = tensor._values.tensor
+    if proto.name == tensor.name:
+        return proto
+    copy = TensorProto()
+    copy.CopyFrom(proto)
+    copy.name = tensor.name
+    return copy
 
 
 def hollow_tensor(tensor: gs.Constant) -> TensorProto:

@@ -11,6 +11,7 @@ from graphprune.model import Model
 from graphprune.session import session
 from graphprune.state import State
 from graphprune.surgeon import is_standard, opaque, redirect
+from graphprune.weights import is_streamed
 
 _RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
@@ -81,7 +82,8 @@ def _foldable(model: Model) -> list[gs.Node]:
         known = all(t.name in constant or not t.name for t in node.inputs)
         # A dequantised weight would be stored four times larger.
         pure = is_standard(node) and node.op not in _RANDOM and node.op != "DequantizeLinear"
-        if known and pure and not opaque(node) and node.inputs:
+        streamed = any(map(is_streamed, node.inputs))
+        if known and pure and not opaque(node) and not streamed and node.inputs:
             constant |= {t.name for t in node.outputs}
             found.append(node)
     return found

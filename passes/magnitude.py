@@ -27,12 +27,7 @@ class Magnitude:
         """Set ``scores`` for every group."""
 
         def score(group: Group) -> np.ndarray:
-            total = np.zeros(group.size)
-            count = 0
-            for owned in group.owned(state.model):
-                total += (np.abs(owned.astype(np.float64)) ** self.power).sum(axis=1)
-                count += owned.shape[1]
-            mean = total / count
+            mean = group.power(state.model, self.power) / group.parameters(state.model)
             return mean / (mean.mean() or 1.0)
 
         return replace(state, scores={group.name: score(group) for group in state.groups})

@@ -65,7 +65,7 @@ def _curve(group: Group, problems: Sequence[Problem], model: Model) -> np.ndarra
     if problems:
         order, added = remove_all(problems)
     else:
-        power = np.sum([(owned.astype(np.float64) ** 2).sum(axis=1) for owned in group.owned(model)], axis=0)
+        power = group.power(model, 2)
         order = np.argsort(power, kind="stable")
         added = power[order] / (power.sum() or 1.0)
     scores = np.empty(group.size)

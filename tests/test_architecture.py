@@ -33,10 +33,10 @@ LAYERS = [
     ["cut"],
     ["groups"],
     ["coupling"],
-    ["rules"],
+    ["rules", "streaming"],
     ["model"],
     ["onnxfile", "surgeon", "shapes", "output", "noise", "latency"],
-    ["session", "progress", "limits", "wellformed"],
+    ["session", "progress", "limits", "weights", "wellformed"],
     ["errors"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from graphprune import weights
 from graphprune.coupling import calls, couple, node_name, operator, rule_of
 from graphprune.groups import analyse
 from graphprune.model import load
@@ -32,20 +34,24 @@ def test_groups_of_one_name_are_numbered() -> None:
     assert [(g.name, g.size) for g in analyse(model).groups] == [("a[0]", 2), ("a[0]#2", 4)]
 
 
-def test_owned_weights_are_those_of_each_unit() -> None:
+def test_power_sums_over_what_each_unit_owns(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(net("t = Conv(x, a)\ny = Conv(t, b)", **CHAIN))
     (group,) = analyse(model).groups
-    a, b = group.owned(model)
-    assert np.array_equal(a, model.constants["a"].values.reshape(6, 3))
-    assert np.array_equal(b, model.constants["b"].values[:, :, 0, 0].T)
+    a, b = (np.asarray(model.constants[n].values, np.float64) for n in "ab")
+    expected = (a**2).sum(axis=(1, 2, 3)) + (b**2).sum(axis=(0, 2, 3))
+    for block in (weights.BLOCK, 1):
+        monkeypatch.setattr(weights, "BLOCK", block)
+        np.testing.assert_allclose(group.power(model, 2), expected, rtol=1e-14)
+    assert group.parameters(model) == 3 + 4
 
 
-def test_owned_weights_of_a_unit_with_many_positions() -> None:
+def test_power_of_a_unit_with_many_positions() -> None:
     model = load(net("t = Conv(x, a)\nf = Flatten(t)\ny = Gemm(f, w)", a=(3, 3, 1, 1), w=(192, 2)))
     (group,) = analyse(model).groups
-    _, w = group.owned(model)
-    assert np.array_equal(w, model.constants["w"].values.reshape(3, 128))
+    a, w = (np.abs(np.asarray(model.constants[n].values, np.float64)) for n in "aw")
+    np.testing.assert_allclose(group.power(model, 1), a.sum(axis=(1, 2, 3)) + w.reshape(3, -1).sum(axis=1), rtol=1e-14)
     assert group.per_unit(Dim("w", 0)) == 64
+    assert group.parameters(model) == 3 + 128
 
 
 def test_integer_tables_are_cut_but_are_no_weights() -> None:

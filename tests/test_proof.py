@@ -112,8 +112,10 @@ def test_weights_beyond_a_protobuf_go_through_a_file(monkeypatch: pytest.MonkeyP
     model = load(net("y = MatMul(x, a)", inputs="float[5,64] x", a=(64, 32)))
     inputs = seeded_inputs(model)
     before = Runner(model)(inputs)
-    monkeypatch.setattr(proof, "LARGEST_INLINE", 100)
+    monkeypatch.setattr("graphprune.model.LARGEST_INLINE", 100)
+    assert model.streamed
     assert np.array_equal(Runner(model)(inputs)["y"], before["y"])
+    np.testing.assert_allclose(Runner(model, optimise=True)(inputs)["y"], before["y"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
