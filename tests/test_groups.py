@@ -42,7 +42,7 @@ def test_power_sums_over_what_each_unit_owns(monkeypatch: pytest.MonkeyPatch) ->
     for block in (weights.BLOCK, 1):
         monkeypatch.setattr(weights, "BLOCK", block)
         np.testing.assert_allclose(group.power(model, 2), expected, rtol=1e-14)
-    assert group.parameters(model) == 3 + 4
+    assert group.parameters(model) == 3 + 2
 
 
 def test_power_of_a_unit_with_many_positions() -> None:
