@@ -1,17 +1,31 @@
-"""The report as one page for people: ``report.html`` needs no network, no script and no other file."""
+"""The report as one page for people: ``report.html`` needs no network and no other file.
+
+Its only script zooms pictures, and without it everything can still be read; the page allows no other to run.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
+from itertools import accumulate
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from graphprune import picture
 from graphprune.latency import Timing
-from graphprune.report import PinReport, Report, size_text
+from graphprune.plot import Dot, scatter
+from graphprune.report import OperatorReport, PinReport, Report, size_text
 
 # How many axes a page lists in all, of pins and of groups: some hundred kilobytes each.
 LISTED = 2000
+# How many operators it draws in all, in the overview and in the pictures of groups: the same again.
+MARKS = 3000
 
 _NBSP = "\N{NO-BREAK SPACE}"
 
@@ -53,25 +67,51 @@ class Reason:
 
 @dataclass(frozen=True)
 class Proof:
-    """Something compared: the largest error, and the largest allowed, ``None`` where it is only measured."""
+    """Something compared: the largest error, and the largest allowed."""
 
     what: str
     error: float
     tolerance: float | None
 
 
+@dataclass(frozen=True)
+class Figure:
+    """One figure at a glance."""
+
+    what: str
+    value: str
+    detail: str
+
+
 def render(report: Report) -> str:
     """The page; equal reports give equal text."""
+    script = resources.files("graphprune").joinpath("report.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    drawn = accumulate(len(g.members) for g in report.groups)
+    layers = list(enumerate((o for o in report.operators if o.before and o.before.macs), 1))
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             report=report,
             lead=_lead(report),
+            glance=list(_glance(report)),
             proofs=list(_proofs(report)),
             reasons=_reasons(report.pinned),
             axes_per_group=_room(len(report.groups)),
             decimals=_decimals(report.latency),
+            layers=layers,
+            charts=_charts(layers),
+            listed=LISTED,
+            overview=picture.overview(report.groups, MARKS),
+            drawings=[
+                picture.layers(g) if g.members and total <= MARKS else None
+                for g, total in zip(report.groups, drawn, strict=True)
+            ],
+            **_curve(report),
+            measured=_measured(report),
+            script=Markup(script),
+            script_hash=f"sha256-{digest}",
         )
     )
 
@@ -84,29 +124,55 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {"power": _power, "share": _share, "size": size_text, "percent": _percent}
+    made.filters |= {"power": _power, "share": _share, "size": size_text, "percent": _percent, "tail": _tail}
     return made
 
 
 def _lead(report: Report) -> str:
     """What was done, in a sentence."""
+    if not report.steps:
+        units = sum(g.units for g in report.groups)
+        return f"{units:,} units in {len(report.groups):,} groups can be pruned. Nothing was changed."
     kept = report.kept
-    weights = report.after.bytes / max(report.before.bytes, 1)
-    figures = (
-        f"{_share(kept.macs)} of the multiply-accumulates, {_share(kept.parameters)} of the parameters "
-        f"and {_share(weights)} of the size"
-    )
+    figures = f"{_share(kept.macs)} of the multiply-accumulates and {_share(kept.parameters)} of the parameters"
     errors = [e for s in report.steps if s.law for e in (s.error, s.layers_error) if e is not None]
     if not errors:
-        parts = [f"Nothing was removed; rewriting kept {figures}"]
+        return f"Nothing was removed; rewriting kept {figures}."
+    error = f"to {_power(max(errors))} of a tensor’s largest value" if any(errors) else "exactly"
+    return f"Pruned to {figures}; the cut equals zeroing {error}."
+
+
+def _glance(report: Report) -> Iterator[Figure]:
+    """How much smaller, how much faster, how wrong, and what was left alone."""
+    before, after = report.before, report.after
+    if report.steps:
+        yield Figure(
+            "Size kept",
+            _share(after.bytes / max(before.bytes, 1)),
+            f"{size_text(before.bytes)} → {size_text(after.bytes)} of weights",
+        )
+        yield Figure("Work kept", _share(report.kept.macs), f"{_million(before.macs)} → {_million(after.macs)} MACs")
     else:
-        error = f"to {_power(max(errors))} of a tensor’s largest value" if any(errors) else "exactly"
-        parts = [f"Pruned to {figures}", f"the cut equals zeroing {error}"]
-    if len(report.latency) > 1:
-        baseline, *others = report.latency
-        ratios = _and(f"×{report.latency[name].ratio:.2f} ({name})" for name in others)
-        parts.append(f"latency is {ratios} that of {baseline}")
-    return "; ".join(parts) + "."
+        yield Figure("Size", size_text(after.bytes), f"{after.parameters:,} parameters")
+        yield Figure("Work", _million(after.macs), "multiply-accumulates (MACs)")
+    baseline, *others = report.latency.items() or [None]
+    if baseline is not None and others:
+        name, best = min(others, key=lambda item: item[1].ratio)
+        d = _decimals(report.latency)
+        times = f"{baseline[1].median_ms:.{d}f} → {best.median_ms:.{d}f} ms"
+        faster = best.ratio < 1
+        yield Figure(
+            "Faster" if faster else "Slower",
+            f"×{1 / best.ratio if faster else best.ratio:.2f}",
+            f"{times}: {name} against {baseline[0]}",
+        )
+    elif report.steps:
+        yield Figure("Latency", "–", "not measured: `graphprune bench` times files, `compile` what it builds")
+    if report.fidelity is not None:
+        source = f"{report.fidelity.inputs} {report.fidelity.source}"
+        yield Figure("Output error", _share(report.fidelity.error), f"of the original’s outputs, over {source}")
+    reasons = len(_reasons(report.pinned))
+    yield Figure("Left alone", f"{len(report.pinned):,}", f"axes, for {reasons} reason{'s' * (reasons != 1)}")
 
 
 def _proofs(report: Report) -> Iterator[Proof]:
@@ -123,9 +189,6 @@ def _proofs(report: Report) -> Iterator[Proof]:
     bounds = [s.tolerance for s in report.steps if not s.law and s.tolerance is not None]
     if bounds:
         yield Proof("all other rewriting passes, at the outputs", report.rewrite_error, max(bounds))
-    for step in report.steps:
-        if not step.law and step.error is not None and step.tolerance is None:
-            yield Proof(f"{step.step}, which changes outputs on purpose", step.error, None)
     for target in report.targets:
         if target.error is not None:
             yield Proof(f"{target.name} library against onnxruntime", target.error, target.tolerance)
@@ -141,6 +204,69 @@ def _reasons(pinned: Iterable[PinReport]) -> list[Reason]:
         Reason(text, next((a for phrase, a in ADVICE.items() if phrase in text), ""), len(pins), pins[:room])
         for text, pins in sorted(found.items(), key=lambda item: -len(item[1]))
     ]
+
+
+def _charts(layers: Sequence[tuple[int, OperatorReport]]) -> list[tuple[str, list[tuple[int, str, int, int]], int]]:
+    """For channels and for work: its name, (number, title, before, after) of the layers that have any, and the most."""
+    charts = []
+    for what, field in (("Channels", "channels"), ("MACs", "macs")):
+        bars = []
+        for number, layer in layers:
+            before, after = getattr(layer.before, field), getattr(layer.after, field)
+            if before is not None:
+                title = f"{number}. {layer.node}: {before:,} → {after:,} {what if field == 'macs' else field}"
+                bars.append((number, title, before, after))
+        if bars:
+            charts.append((what, bars, max(b[2] for b in bars)))
+    return charts
+
+
+def _curve(report: Report) -> dict[str, Any]:
+    """The plot of predicted errors, or why there is none."""
+    found: dict[str, Any] = {"tradeoff": None, "tradeoff_of": "", "left_out": 0, "no_tradeoff": ""}
+    tradeoff = report.tradeoff
+    if tradeoff is None:
+        if report.law_error is not None:
+            found["no_tradeoff"] = (
+                "No curve of predicted errors: the pass that chose here predicts none; `allocate`, which meets targets "
+                "in the preset obs, does."
+            )
+        return found
+    most = 4 * tradeoff.chosen.error or math.inf  # beyond, the curve would flatten what matters
+    shown = [p for p in tradeoff.points if p.error <= most]
+    of = {"macs": "MACs", "parameters": "parameters"}[tradeoff.of]
+    points = [*shown, *([tradeoff.chosen] if tradeoff.chosen not in shown else [])]
+    found["tradeoff"] = scatter(
+        [
+            Dot("taken" if p == tradeoff.chosen else "", getattr(p, tradeoff.of), p.error, p == tradeoff.chosen)
+            for p in points
+        ],
+        x_title=f"{of} kept",
+        y_title="predicted error",
+        x_text=_whole,
+        y_text="{:.3g}".format,
+        joined=True,
+    )
+    found["tradeoff_of"] = of
+    found["left_out"] = len(tradeoff.points) - len(shown)
+    return found
+
+
+def _measured(report: Report) -> Markup | None:
+    """The plot of what was timed and compared."""
+    if report.fidelity is None or not math.isfinite(report.fidelity.error) or len(report.latency) < 2:
+        return None
+    dots = [
+        Dot(name, timing.median_ms, report.fidelity.error if k else 0.0, True)
+        for k, (name, timing) in enumerate(report.latency.items())
+    ]
+    return scatter(
+        dots,
+        x_title="median latency, ms",
+        y_title="output error",
+        x_text="{:.3g}".format,
+        y_text=lambda v: f"{v:.3g}" if v > 10 else f"{100 * v:.3g}%",
+    )
 
 
 def _room(lists: int) -> int:
@@ -164,6 +290,23 @@ def _share(value: float) -> str:
     return f"{value:.1%}"
 
 
+def _whole(value: float) -> str:
+    return f"{100 * value:.3g}%"
+
+
+def _million(value: int) -> str:
+    """A count in three figures: ``31.0 M``."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:.{2 - min(int(math.log10(value / size)), 2)}f}{_NBSP}{unit}"
+    return str(value)
+
+
+def _tail(text: str, length: int) -> str:
+    """The end of a long name, which tells it from its neighbours."""
+    return text if len(text) <= length else f"…{text[1 - length :]}"
+
+
 def _percent(value: float, whole: float) -> str:
     """A length in a drawing, as a part of its width or height."""
     return f"{100 * min(value / whole, 1) if whole else 0:.2f}%"
@@ -173,8 +316,3 @@ def _decimals(latency: Mapping[str, Timing]) -> int:
     """How many decimals milliseconds need for three figures of the slowest."""
     slowest = max((t.median_ms for t in latency.values()), default=0)
     return 3 if slowest < 1 else 2 if slowest < 10 else 1
-
-
-def _and(words: Iterable[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last

@@ -22,6 +22,7 @@ LAYERS = [
     ["api"],
     ["options"],
     ["html", "tables", "terminal"],
+    ["picture"],
     ["plan", "report"],
     ["execute"],
     ["runtime"],
@@ -35,7 +36,7 @@ LAYERS = [
     ["coupling"],
     ["rules", "streaming"],
     ["model"],
-    ["onnxfile", "surgeon", "shapes", "output", "noise", "latency"],
+    ["onnxfile", "surgeon", "shapes", "output", "noise", "latency", "plot"],
     ["session", "progress", "limits", "weights", "wellformed"],
     ["errors"],
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +14,23 @@ import pytest
 
 import graphprune
 from graphprune import html
-from graphprune.cost import Cost
+from graphprune.budget import Point, Tradeoff
+from graphprune.cost import Cost, Product
+from graphprune.fidelity import Fidelity
 from graphprune.latency import Timing
-from graphprune.report import GroupReport, PinReport, Ratios, Report, StepReport, TargetReport, size_text
+from graphprune.report import (
+    GroupReport,
+    KernelReport,
+    Member,
+    OperatorReport,
+    PinReport,
+    Ratios,
+    Report,
+    Role,
+    StepReport,
+    TargetReport,
+    size_text,
+)
 
 ROOT = Path(__file__).parents[1]
 RESNET = ROOT / "models" / "fashion_resnet20.onnx"
@@ -23,7 +39,15 @@ TIMINGS = {
     "original, onnxruntime": Timing(4.0, 3.5, 5.0, 1.0, 1234, 1),
     "compiled, x86-64": Timing(1.0, 0.9, 1.5, 0.25, 1234, 1),
 }
-TARGET = TargetReport("x86-64", 2.5e-7, 1e-4, {"lower": 0.25, "link": 0.125}, 603_959, {"ours": 22, "fallback": 1})
+KERNELS = [
+    KernelReport("conv", "ours", "3 × 3, tile 8 × 48", ("/0/0.0/Conv", "/1/Relu"), 12.5e-6),
+    KernelReport("fused_add", "fallback", "", ("/2/Add",), 50e-6),
+]
+TARGET = TargetReport(
+    "x86-64", 2.5e-7, 1e-4, {"lower": 0.25, "link": 0.125}, 603_959, {"ours": 22, "fallback": 1}, calls=KERNELS
+)
+TAKEN = Point(0.5, 0.6, 0.125)
+TRADEOFF = Tradeoff("macs", TAKEN, [Point(0.2, 0.2, 0.75), Point(0.4, 0.4, 0.5), TAKEN, Point(1.0, 1.0, 0.0)])
 EVIL = '<script>alert("1")</script>&amp;\'"><img src=http://example.com/x>{{ 7 * 7 }}'
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -55,7 +79,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words += data.split()
 
     @property
@@ -67,10 +91,15 @@ class Page(HTMLParser):
 
 
 def stands_alone(page: Page) -> bool:
-    """Whether the page refers to nothing but its own anchors."""
+    """Whether the page refers to nothing but its own anchors, and runs its own script alone."""
+    assert page.count("script") == 1
+    script = (ROOT / "graphprune" / "report.js").read_bytes()
+    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    policy = next(attrs["content"] for _, attrs in page.elements if attrs.get("http-equiv"))
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     ids = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
     for tag, attrs in page.elements:
-        assert tag not in {"script", "link", "iframe", "object", "embed", "img", "image", "use", "base", "form"}
+        assert tag not in {"link", "iframe", "object", "embed", "img", "image", "use", "base", "form"}
         assert not {name for name in attrs if name.startswith("on")}
         assert not {"src", "srcset", "data", "xlink:href", "action"} & set(attrs)
         if "href" in attrs:
@@ -82,7 +111,7 @@ def stands_alone(page: Page) -> bool:
 @pytest.fixture(scope="module")
 def report() -> Report:
     found = graphprune.prune(RESNET, ratio=0.5, preset="magnitude", exclude=r"^5\.first", command="a command").report
-    return msgspec.structs.replace(found, targets=[TARGET], latency=TIMINGS)
+    return msgspec.structs.replace(found, targets=[TARGET], latency=TIMINGS, tradeoff=TRADEOFF)
 
 
 def test_figures_are_the_reports(report):
@@ -96,7 +125,9 @@ def test_figures_are_the_reports(report):
         assert f"{share:.1%}" in page.text
     assert "cut against zeroing, at the outputs " + html._power(report.law_error).replace("\xa0", " ") in page.text
     assert "x86-64 library against onnxruntime 2.5 × 10⁻⁷ 10⁻⁴" in page.text
-    assert "latency is ×0.25 (compiled, x86-64) that of original, onnxruntime." in page.text
+    assert "Faster ×4.00 4.00 → 1.00 ms: compiled, x86-64 against original, onnxruntime" in page.text
+    assert f"Output error {report.fidelity.error:.1%} of the original’s outputs, over 12 made-up inputs" in page.text
+    assert f"Left alone {len(report.pinned)} axes, for 4 reasons" in page.text
     assert "1.00 ms ×0.25" in page.text
     assert "1,234 rounds" in page.text
     assert "604 kB in its folder; 23 kernels: 22 ours, 1 fallback" in page.text
@@ -116,14 +147,71 @@ def test_latencies_start_with_the_baseline_and_show_the_spread(report):
     assert text.index("original, onnxruntime: median") < text.index("compiled, x86-64: median")
 
 
-def test_every_group_has_a_bar_and_its_axes(report):
+def test_every_layer_has_bars_and_a_row(report):
+    text = html.render(report)
+    page = Page(text)
+    layers = [o for o in report.operators if o.before]
+    assert len(layers) == 22
+    for number, layer in enumerate(layers, 1):
+        before, after = layer.before, layer.after
+        assert f"<title>{number}. {layer.node}: {before.macs:,} → {after.macs:,} MACs</title>" in text
+        assert f"<title>{number}. {layer.node}: {before.channels:,} → {after.channels:,} channels</title>" in text
+        assert f"{before.channels} → {after.channels} {before.macs:,} → {after.macs:,}" in page.text
+    assert 'y="50.00%" width="70%" height="50.00%"' in text
+
+
+def test_every_group_has_its_axes_a_line_and_a_picture(report):
     text = html.render(report)
     page = Page(text)
     for number, group in enumerate(report.groups, 1):
         assert f"<title>{number}. {group.name}: {group.kept} of {group.units} units kept</title>" in text
         assert all(axis in page.words for axis in group.axes)
-    assert page.count("title") == 1 + len(report.groups) + len(report.latency)
-    assert 'y="50.00%" width="70%" height="50.00%"' in text
+        for member in group.members:
+            operator = report.operators[member.operator]
+            said = " and ".join(member.roles)
+            assert f"<title>{operator.operator} {operator.node} {said} the units</title>" in text
+            assert f"<title>{number}: {operator.operator} {operator.node} {said}</title>" in text
+    pictures = sum(attrs.get("class") == "view" for _, attrs in page.elements)
+    assert pictures == 1 + len(report.groups)
+
+
+def test_the_plot_marks_the_choice_and_leaves_out_what_would_flatten_it(report):
+    text = html.render(report)
+    assert "<title>predicted error against MACs kept</title>" in text
+    assert "<title>taken: 50%, 0.125</title>" in text
+    assert "<title>40%, 0.5</title>" in text
+    assert "<title>20%, 0.75</title>" not in text
+    assert "1 choices of a larger error are not shown" in text
+    assert "<title>output error against median latency, ms</title>" in text
+
+
+def test_without_predicted_errors_the_page_says_why_there_is_no_plot(report):
+    text = html.render(msgspec.structs.replace(report, tradeoff=None, fidelity=None))
+    assert "No curve of predicted errors" in text
+    assert 'class="plot"' not in text
+    assert "Error and cost" not in html.render(EMPTY)
+
+
+def test_kernels_are_listed_with_their_times(report):
+    page = Page(html.render(report))
+    assert "Every kernel, in the order of a run 0.062 ms" in page.text
+    assert "conv 3 × 3, tile 8 × 48 /0/0.0/Conv , /1/Relu 12.5 fused_add TVM /2/Add 50.0" in page.text
+    untimed = [msgspec.structs.replace(k, seconds=None) for k in KERNELS]
+    target = msgspec.structs.replace(report.targets[0], calls=untimed)
+    page = Page(html.render(msgspec.structs.replace(report, targets=[target])))
+    assert "Single kernels are timed only where the library runs in the process that compiles it." in page.text
+    assert "/2/Add –" in page.text
+
+
+def test_an_inspected_model_has_groups_and_reasons():
+    found = graphprune.inspect(RESNET).report
+    page = Page(html.render(found))
+    assert stands_alone(page)
+    assert "448 units in 12 groups can be pruned. Nothing was changed." in page.text
+    assert "Work 31.0 M multiply-accumulates" in page.text.replace("\xa0", " ")
+    assert "No pass was run." not in page.text
+    assert "Proofs" not in page.words
+    assert "141 axes" in page.text or f"{len(found.pinned)} axes" in page.text
 
 
 def test_every_pin_is_listed_under_its_reason_with_what_would_free_it(report):
@@ -132,7 +220,7 @@ def test_every_pin_is_listed_under_its_reason_with_what_would_free_it(report):
     left_out = {r for r in reasons if r.endswith(html.LEFT_OUT)}
     assert left_out
     assert reasons - left_out == {"graph input", "graph output", "Conv depends on every position of this axis"}
-    assert page.count("details") == 3 + 1 + len(report.groups)
+    assert page.count("details") == 3 + 1 + len(report.groups) + 3  # and layers, kernels, stages of compilation
     assert "group is left out by --include or --exclude As asked" in page.text
     assert "graph output The interface of the model" in page.text
     for pin in report.pinned:
@@ -165,17 +253,29 @@ def test_names_can_contain_anything(many):
         Cost(2, 2, 2, 2),
         Ratios(0.5, 0.5, 0.5),
         [StepReport(EVIL, 0.5, 3, 1e-6, 1e-5, True, 1e-7), StepReport(EVIL, 0.0, 3, 0.25)],
-        [GroupReport(EVIL, 4, 2, [EVIL] * (5000 if many else 1))],
+        [GroupReport(EVIL, 4, 2, [EVIL] * (5000 if many else 1), [Member(0, [Role.MAKES], [])])],
         [PinReport(EVIL, 0, 4, EVIL, EVIL, EVIL, EVIL)] * (5000 if many else 1),
         {EVIL: EVIL},
-        [msgspec.structs.replace(TARGET, name=EVIL, seconds={EVIL: 1.0}, kernels={EVIL: 1})],
-        {EVIL: TIMINGS["original, onnxruntime"], EVIL + "2": TIMINGS["compiled, x86-64"]},
-        {EVIL: 1.0},
+        operators=[OperatorReport(EVIL, EVIL, Product(8, 4), Product(4, 2))],
+        tradeoff=TRADEOFF,
+        targets=[
+            msgspec.structs.replace(
+                TARGET,
+                name=EVIL,
+                seconds={EVIL: 1.0},
+                kernels={EVIL: 1},
+                calls=[KernelReport(EVIL, EVIL, EVIL, (EVIL,), 1.0)],
+            )
+        ],
+        latency={EVIL: TIMINGS["original, onnxruntime"], EVIL + "2": TIMINGS["compiled, x86-64"]},
+        seconds={EVIL: 1.0},
+        notes=[EVIL],
+        fidelity=Fidelity(0.5, 0.9, {EVIL: 0.5}, 12, EVIL),
     )
     text = html.render(report)
     page = Page(text)
     assert stands_alone(page)
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert "49" not in page.words
     shown = page.text.replace("\xa0", " ")
     assert shown.count(" ".join(EVIL.split())) >= 15
@@ -188,21 +288,19 @@ def test_any_number_of_groups(count):
     page = Page(html.render(msgspec.structs.replace(EMPTY, groups=groups)))
     assert stands_alone(page)
     assert sum(attrs.get("class") == "group" for _, attrs in page.elements) == count
-    assert ("Units kept" in page.text) == bool(count)
     assert ("there is nothing to choose from" in page.text) == (not count)
 
 
 def test_without_cut_latency_targets_or_steps(report):
     page = Page(html.render(EMPTY))
-    assert "Nothing was removed" in page.text
+    assert "Nothing was changed" in page.text
     assert "Latency" not in page.words
     assert "Proofs" not in page.words
     assert "Nothing is pinned." in page.text
-    assert "No pass was run." in page.text
     page = Page(html.render(msgspec.structs.replace(report, latency={}, targets=[])))
-    assert "Latency" not in page.words
+    assert "Latency – not measured" in page.text
     assert "kernels" not in page.words
-    assert "latency is" not in page.text
+    assert "Faster" not in page.words
 
 
 @pytest.mark.parametrize(
@@ -222,7 +320,9 @@ def test_the_lead_gives_the_largest_error_of_the_law(outputs, inner, said):
 def test_a_change_on_purpose_is_measured_not_bounded():
     steps = [StepReport("calibrate", 1.0, 5, 0.25, None)]
     page = Page(html.render(msgspec.structs.replace(EMPTY, steps=steps)))
-    assert "calibrate, which changes outputs on purpose 2.5 × 10⁻¹ –" in page.text
+    assert "calibrate 1.000 5 2.5 × 10⁻¹ on purpose" in page.text.replace("\xa0", " ")
+    assert "Nothing was removed" in page.text
+    assert "Proofs" not in page.words
 
 
 def test_equal_reports_give_equal_pages(report):
@@ -259,24 +359,115 @@ def test_figures_are_readable():
     assert html._percent(1, 0) == "0.00%"
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium with a log of what its pages print and fetch."""
+    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if missing := [name for name, path in found.items() if path is None]:
+        pytest.skip(f"needs {' and '.join(missing)} on the PATH (Debian: chromium, chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra `dev`")
+    options = webdriver.ChromeOptions()
+    options.binary_location = found["chromium"]
+    for option in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(found["chromedriver"]))
+    yield driver
+    driver.quit()
+
+
+def show(browser, report: Report, folder: Path, width: int = 1280, dark: bool = False) -> None:
+    (folder / "report.html").write_text(html.render(report), "utf-8")
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    wishes = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+    features = [{"name": name, "value": value} for name, value in wishes.items()]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get((folder / "report.html").as_uri())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [360, 1200])
-def test_a_browser_lays_it_out_without_overflow(report, tmp_path, width):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs chromium on the PATH")
-    (tmp_path / "report.html").write_text(html.render(report).replace("<details", "<details open"), "utf-8")
-    # A frame, since a headless window cannot be as narrow as a phone; the page itself forbids scripts.
-    (tmp_path / "frame.html").write_text(
-        f'<iframe src="report.html" style="width: {width}px; height: 800px; border: 0"></iframe>'
-        "<script>onload = () => { const page = document.querySelector('iframe').contentDocument.documentElement;"
-        "document.title = `${page.scrollWidth} ${page.scrollHeight}` }</script>"
-    )
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += ["--disable-component-update", "--disable-sync", "--disable-quic", "--allow-file-access-from-files"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,900", "--dump-dom"]
-    command = [browser, *options, (tmp_path / "frame.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    across, down = map(int, dom.partition("<title>")[2].partition("</title>")[0].split())
+@pytest.mark.parametrize("width", [360, 390, 768, 1280])
+def test_a_browser_lays_it_out_without_overflow(browser, report, tmp_path, width):
+    show(browser, report, tmp_path, width)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    size = "return [document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    across, down = browser.execute_script(size)
     assert across <= width
-    assert down > 2000
+    assert down > 3000
+
+
+@pytest.mark.slow
+def test_a_browser_fetches_nothing_and_has_nothing_to_complain_of(browser, report, tmp_path):
+    browser.get_log("browser"), browser.get_log("performance")
+    show(browser, report, tmp_path)
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"]
+    assert urls == [(tmp_path / "report.html").as_uri()]
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.slow
+def test_pictures_zoom_by_button_and_key_and_a_link_opens_its_group(browser, report, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    show(browser, report, tmp_path)
+    view = browser.find_element(By.CSS_SELECTOR, ".view")
+    drawing = view.find_element(By.TAG_NAME, "svg")
+    first = drawing.rect["width"]
+    for button, factor in (("+", 1.25), ("-", 1.0), ("-", 0.8)):
+        browser.find_element(By.CSS_SELECTOR, f".zoom button[value='{button}']").click()
+        assert drawing.rect["width"] == pytest.approx(first * factor, rel=0.02)
+    view.send_keys("+")
+    assert drawing.rect["width"] == pytest.approx(first, rel=0.02)
+    for _ in range(3):
+        view.send_keys("+")
+    assert browser.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth", view)
+    view.send_keys("0")
+    assert drawing.rect["width"] <= view.rect["width"]
+    group = browser.find_element(By.ID, "g3")
+    assert group.get_attribute("open") is None
+    view.find_elements(By.CSS_SELECTOR, "a")[2].click()
+    assert group.get_attribute("open") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out_from_what_is_behind_it(browser, report, tmp_path, dark):
+    """Contrast of at least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
+    show(browser, report, tmp_path, dark=dark)
+    pairs = browser.execute_script(
+        """const style = (element) => getComputedStyle(element);
+        const paper = style(document.documentElement).backgroundColor, found = [];
+        for (const text of document.querySelectorAll("p, td, th, h1, h2, summary span, dt, dd, text, code")) {
+          let behind = text;
+          while (behind && style(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+          const box = text.matches(".view g > rect ~ text") && text.parentElement.querySelector("rect");
+          const color = text.tagName === "text" ? style(text).fill : style(text).color;
+          found.push([color, box ? style(box).fill : behind ? style(behind).backgroundColor : paper]);
+        }
+        return found"""
+    )
+    assert len(pairs) > 100
+    worst = min({tuple(pair) for pair in pairs}, key=lambda pair: contrast(*pair))
+    assert contrast(*worst) >= 4.5, worst
+
+
+def contrast(a: str, b: str) -> float:
+    def luminance(color: str) -> float:
+        channels = [int(c) / 255 for c in color[color.index("(") + 1 : -1].split(",")[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
