@@ -1,9 +1,13 @@
-"""The plan: what was removed, by tensor name, axis and index, to read, edit, keep and replay."""
+"""The plan: what was removed, by tensor name, axis and index, to read, edit, keep, merge and replay.
+
+A plan speaks of the initializers of the original file, whatever the passes before the cut made of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -12,14 +16,18 @@ from graphprune.cut import Drop, gone
 from graphprune.errors import UsageError
 from graphprune.groups import Group
 from graphprune.model import Model
+from graphprune.origins import traced, weights
 from graphprune.pipeline import Record
 from graphprune.rules import Dim
 from graphprune.shapes import symbolic_axes
 
-VERSION = 1
+VERSION = 2
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Size = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class Removal(msgspec.Struct, frozen=True):
+class Removal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Positions removed from one axis of one weight.
 
     Attributes:
@@ -30,12 +38,17 @@ class Removal(msgspec.Struct, frozen=True):
     """
 
     tensor: str
-    axis: int
-    size: int
-    removed: list[int]
+    axis: _Count
+    size: _Size
+    removed: list[_Count]
+
+    @property
+    def dim(self) -> Dim:
+        """The axis it is about."""
+        return Dim(self.tensor, self.axis)
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a replay needs besides the original model.
 
     Attributes:
@@ -49,7 +62,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     version: int
     model: str
-    input_shapes: dict[str, tuple[int, ...]]
+    input_shapes: dict[str, tuple[_Count, ...]]
     before: list[str]
     removals: list[Removal]
     after: list[str]
@@ -64,46 +77,75 @@ def from_records(model: Model, records: Iterable[Record]) -> Plan:
         if record.cut:
             if removals:
                 raise UsageError("a pipeline with two cuts has no single plan", "run it as two pipelines")
-            removals = _removals(record.before.model, record.cut)
+            state = record.before
+            removals = removals_of(model, state.drop, traced(model, state.model, state.groups))
         elif record.agreement is not None or record.prepares:
             (after if removals else before).append(record.text)
     sizes = {name: model.input_shapes[name] for name, info in model.inputs.items() if symbolic_axes(info)}
     return Plan(VERSION, model.name, sizes, before, removals, after)
 
 
-def _removals(model: Model, cut: Mapping[Dim, np.ndarray]) -> list[Removal]:
-    order = {name: k for k, name in enumerate(model.constants)}
-    dims = sorted((d for d in cut if d.tensor in order), key=lambda d: (order[d.tensor], d.axis))
-    return [Removal(d.tensor, d.axis, len(cut[d]), np.flatnonzero(cut[d]).tolist()) for d in dims]
+def removals_of(original: Model, drop: Drop, groups: Sequence[Group]) -> list[Removal]:
+    """What a choice of units takes from the weights of the original.
+
+    Args:
+        original: the model as loaded.
+        drop: what goes, by group.
+        groups: as ``traced``.
+    """
+    going = gone(groups, drop)
+    return [
+        Removal(dim.tensor, dim.axis, len(going[dim]), np.flatnonzero(going[dim]).tolist())
+        for dim in _listed(original, groups)
+        if dim in going
+    ]
 
 
-def as_drop(plan: Plan, groups: Iterable[Group]) -> Drop:
+def _listed(original: Model, groups: Iterable[Group]) -> list[Dim]:
+    """The axes a plan speaks of: those of the original's weights; of others where a group has none of these."""
+    order = {name: k for k, name in enumerate(weights(original))}
+    dims: set[Dim] = set()
+    for group in groups:
+        own = [dim for dim in group.labels if dim.tensor in order]
+        dims.update(own or group.weights)
+    return sorted(dims, key=lambda dim: (order.get(dim.tensor, len(order)), dim))
+
+
+def as_drop(plan: Plan, original: Model, groups: Iterable[Group]) -> Drop:
     """The units a plan removes.
+
+    Args:
+        plan: for ``original``.
+        original: the model as loaded.
+        groups: of the model that is to be cut, as ``traced``.
 
     Raises:
         UsageError: the plan names what the model does not have, or removes a part of a unit only.
     """
     groups = list(groups)
-    wanted = {Dim(r.tensor, r.axis): r for r in plan.removals}
     lengths = {dim: len(labels) for group in groups for dim, labels in group.labels.items()}
-    for dim, removal in wanted.items():
-        if dim not in lengths:
-            raise UsageError(f"the plan cuts {dim}, which this model lacks or pins", "was it made for this model?")
-        if lengths[dim] != removal.size or not all(0 <= k < removal.size for k in removal.removed):
-            raise UsageError(f"the plan has {removal.size} positions on {dim}, the model {lengths[dim]}", "")
-    drop = {}
+    check(plan, lengths)
+    wanted = {removal.dim: removal for removal in plan.removals}
+    drop: dict[str, np.ndarray] = {}
     for group in groups:
         going = np.zeros(group.size, bool)
-        for dim in group.labels:
+        for dim, labels in group.labels.items():
             if dim in wanted:
-                labels = group.labels[dim][np.asarray(wanted[dim].removed, np.int64)]
-                going[labels[labels >= 0]] = True
+                units = labels[np.asarray(wanted[dim].removed, np.int64)]
+                going[units[units >= 0]] = True
+        if going.all():
+            raise UsageError(f"the plan removes all of {group.name}", "leave at least one of its positions")
         if going.any():
             drop[group.name] = np.flatnonzero(going)
-    for dim, mask in gone(groups, drop).items():
-        planned = sorted(wanted[dim].removed) if dim in wanted else []
-        if (dim in wanted or _is_weight(dim, groups)) and planned != np.flatnonzero(mask).tolist():
-            missing = sorted(set(np.flatnonzero(mask).tolist()) - set(planned))
+    complete = {removal.dim: removal for removal in removals_of(original, drop, groups)}
+    for dim in {**wanted, **complete}:
+        planned, needed = (set(found[dim].removed) if dim in found else set() for found in (wanted, complete))
+        if extra := sorted(planned - needed):
+            raise UsageError(
+                f"the plan removes position {extra[0]} of {dim}, which is pinned",
+                "`graphprune inspect` says why; take it out of the plan",
+            )
+        if missing := sorted(needed - planned):
             raise UsageError(
                 f"the plan removes only part of a coupled unit: {dim} must lose {missing[:5]} too",
                 "remove the same channels everywhere they are coupled; `graphprune inspect` lists the groups",
@@ -111,8 +153,30 @@ def as_drop(plan: Plan, groups: Iterable[Group]) -> Drop:
     return drop
 
 
-def _is_weight(dim: Dim, groups: Iterable[Group]) -> bool:
-    return any(dim in group.weights for group in groups)
+def check(plan: Plan, lengths: Mapping[Dim, int]) -> None:
+    """Whether a plan's rows make sense by themselves, and for axes of these lengths.
+
+    Raises:
+        UsageError: with the tensor, axis and position that do not.
+    """
+    seen: set[Dim] = set()
+    for removal in plan.removals:
+        dim = removal.dim
+        if dim in seen:
+            raise UsageError(f"the plan lists {dim} twice", "keep one of the rows")
+        seen.add(dim)
+        if dim not in lengths:
+            raise UsageError(f"the plan cuts {dim}, which this model lacks or pins", "was it made for this model?")
+        if lengths[dim] != removal.size:
+            raise UsageError(
+                f"the plan has {removal.size} positions on {dim}, the model {lengths[dim]}",
+                "was it made for this model?",
+            )
+        if beyond := [k for k in removal.removed if k >= removal.size]:
+            raise UsageError(
+                f"the plan removes position {beyond[0]} of {dim}, whose positions are 0 to {removal.size - 1}",
+                "correct the row",
+            )
 
 
 def read(path: Path) -> Plan:
@@ -122,14 +186,24 @@ def read(path: Path) -> Plan:
         UsageError: the file is missing or is no plan.
     """
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
+        data = path.read_bytes()
+        version = msgspec.json.decode(data, type=_Version).version
+        plan = msgspec.json.decode(data, type=Plan) if version == VERSION else None
     except OSError as error:
         raise UsageError(f"cannot read plan {path}: {error.strerror}", "") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not a plan: {error}", "plans are written by `prune` and `compile`") from error
-    if plan.version != VERSION:
-        raise UsageError(f"{path} is a plan of version {plan.version}; this graphprune reads {VERSION}", "")
+        raise UsageError(
+            f"{path} is not a plan: {error}", "plans are written by `prune` and `compile`; `plan schema` describes them"
+        ) from error
+    if plan is None:
+        raise UsageError(
+            f"{path} is a plan of version {version}; this graphprune reads {VERSION}", "make it anew with `prune`"
+        )
     return plan
+
+
+class _Version(msgspec.Struct):
+    version: int
 
 
 def to_json(plan: Plan) -> bytes:
@@ -137,3 +211,8 @@ def to_json(plan: Plan) -> bytes:
     rows = ",\n".join("    " + msgspec.json.encode(r).decode() for r in plan.removals)
     text = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(plan, removals=[])), indent=2).decode()
     return (text.replace('"removals": []', f'"removals": [\n{rows}\n  ]' if rows else '"removals": []') + "\n").encode()
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a plan file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Plan)}
