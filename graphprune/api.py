@@ -24,6 +24,7 @@ from graphprune.groups import Dependencies
 from graphprune.latency import Timing, interleave
 from graphprune.model import Model, load, save
 from graphprune.options import InspectOptions, ModelOptions, PruneOptions, RunOptions, takes
+from graphprune.origins import traced
 from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, CHOICES, PRESETS, Record, Step, parse, run
 from graphprune.plan import Plan
@@ -134,7 +135,7 @@ def prune(
         InvalidModelError, NothingToPruneError, TargetNotReachedError, UsageError, VerificationError
     """
     began = time.perf_counter()
-    steps, seed = _steps(options), options["seed"]
+    steps, seed = _steps(options, lambda: model), options["seed"]
     announce("load")
     model = _load(source, options, options["plan"])
     loaded = time.perf_counter() - began
@@ -245,7 +246,9 @@ def verify(original: Source, pruned: Source, plan: Plan, **options: Unpack[RunOp
     """
     seed = options["seed"]
     model = _load(original, options, plan)
-    state, _ = run(State(model, data=_given(_arrays(options["calibration_data"]))), _replay(plan), seed=seed)
+    state, _ = run(
+        State(model, data=_given(_arrays(options["calibration_data"]))), _replay(plan, lambda: model), seed=seed
+    )
     inputs = seeded_inputs(model, seed)
     result = Runner(_load(pruned, options, plan))(inputs)
     return judge(result, Runner(state.model)(inputs), rtol(model, REWRITE_RTOL), state.model, inputs)
@@ -289,8 +292,8 @@ def bench(
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def _steps(options: PruneOptions) -> list[Step]:
-    """The passes asked for, in whichever way."""
+def _steps(options: PruneOptions, original: Callable[[], Model]) -> list[Step]:
+    """The passes asked for, in whichever way; a plan also needs the model, once it is loaded."""
     amounts = {"macs": options["target_macs"], "params": options["target_params"]}
     targets = next((share for share in amounts.values() if share is not None), None)
     ways = {"ratio": options["ratio"], "target": targets, "passes": options["passes"], "plan": options["plan"]}
@@ -298,7 +301,7 @@ def _steps(options: PruneOptions) -> list[Step]:
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} exclude each other", "give one way to say what to remove")
     if (plan := options["plan"]) is not None:
-        return _replay(plan)
+        return _replay(plan, original)
     return parse(_preset(options, amounts) if options["passes"] is None else options["passes"])
 
 
@@ -327,9 +330,10 @@ def _given(calibration_data: Arrays | None) -> dict[str, Any]:
     return {} if calibration_data is None else {"inputs": calibration_data}
 
 
-def _replay(plan: Plan) -> list[Step]:
+def _replay(plan: Plan, original: Callable[[], Model]) -> list[Step]:
     def choose(state: State) -> State:
-        return replace(state, drop=plans.as_drop(plan, state.groups))
+        groups = traced(original(), state.model, state.groups)
+        return replace(state, drop=plans.as_drop(plan, original(), groups))
 
     return [*parse(", ".join(plan.before)), Step("replay plan", choose), *parse(", ".join(["cut", *plan.after]))]
 

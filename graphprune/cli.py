@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn, Unpack
 
 import typer
 
+from graphprune import cli_plan
 from graphprune.errors import GraphpruneError, LimitError, UsageError, VerificationError
 from graphprune.flags import verb
 from graphprune.options import InspectOptions, PruneOptions, RunOptions
@@ -24,6 +25,7 @@ app = typer.Typer(
     "6 verification failed, 7 output exists or cannot be written, 8 compilation failed, 9 limit of memory or time, "
     "130 interrupted.",
 )
+app.add_typer(cli_plan.app)
 
 ModelPath = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]

@@ -7,6 +7,7 @@ import functools
 import inspect
 import tomllib
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -85,6 +86,8 @@ def verb(app: typer.Typer) -> Callable[[Verb], Verb]:
             values = {name: _read(option, typed.pop(name)) for name, option in added.items()}
             mine = {group: {name: values.pop(name) for name in options} for group, options in groups.items()}
             terminal = Terminal(**mine[SayOptions])
+            if not terminal.verbose:  # numpy warns of every NaN that a model computes
+                warnings.simplefilter("ignore")
             try:
                 if path := mine.get(ConfigOptions, {}).get("save_config"):
                     _save(path, context, bool(typed.get("force")))

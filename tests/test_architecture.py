@@ -18,17 +18,18 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 LAYERS = [
     ["__main__"],
     ["cli"],
+    ["cli_plan"],
     ["flags"],
     ["api"],
     ["options"],
     ["html", "tables", "terminal"],
-    ["picture"],
+    ["picture", "merge"],
     ["plan", "report"],
     ["execute"],
     ["runtime"],
     ["compiler", "pipeline", "fidelity"],
     ["calibration", "obs"],
-    ["budget"],
+    ["budget", "origins"],
     ["proof", "cost"],
     ["state"],
     ["cut"],
@@ -49,7 +50,7 @@ HOMES = {
     "networkx": {"budget", "coupling", "groups"},
     "tvm": {"compiler"},
     "tomli_w": {"flags"},
-    "typer": {"cli", "flags"},
+    "typer": {"cli", "cli_plan", "flags"},
 }
 
 

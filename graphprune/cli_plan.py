@@ -1,0 +1,63 @@
+"""``graphprune plan``: what can be done with plans besides replaying them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphprune.flags import verb
+from graphprune.terminal import Terminal
+
+app = typer.Typer(
+    name="plan",
+    help="Merge plans, apply them to the weights of the source framework, and see their schema.",
+    no_args_is_help=True,
+)
+
+PlanFile = Annotated[Path, typer.Argument(help="A plan.", metavar="PLAN.json")]
+Original = Annotated[
+    Path | None, typer.Option("--model", help="The ONNX file that the plan was made for.", metavar="ORIGINAL.onnx")
+]
+
+
+@verb(app)
+def schema(terminal: Terminal) -> None:
+    """Print the JSON schema of plan files.
+
+    Example: graphprune plan schema > plan.schema.json
+    """
+    import msgspec
+
+    from graphprune import plan as plans
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(plans.schema()), indent=2).decode())
+
+
+@verb(app)
+def merge(
+    terminal: Terminal,
+    first: PlanFile,
+    second: Annotated[Path, typer.Argument(help="A plan of the same model, or of what the first one left of it.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The plan to write.")],
+    model: Original = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
+) -> None:
+    """Write one plan that removes what two plans remove.
+
+    Example: graphprune plan merge channels.plan.json heads.plan.json -o both.plan.json
+    """
+    from graphprune import plan as plans
+    from graphprune.merge import merge as merged
+    from graphprune.model import load
+    from graphprune.output import claim_file, new_files
+
+    claim_file(output, force, first)
+    claim_file(output, force, second)
+    one, other = plans.read(first), plans.read(second)
+    plan = merged(one, other, load(model, input_shapes=one.input_shapes) if model else None)
+    with new_files(output) as folder:
+        (folder / output.name).write_bytes(plans.to_json(plan))
+    terminal.data(plan)
+    terminal.show(f"wrote {output}")
