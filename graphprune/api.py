@@ -153,7 +153,8 @@ def prune(
     seconds = {"load": loaded, "prune": time.perf_counter() - began - loaded}
     announce("measure the error")
     fidelity = measure(model, state.model, seed=seed, given=real if unseen is None else unseen, seen=unseen is None)
-    report = build_report(model, analysed, state.model, records, command, seconds, fidelity)
+    notes = state.data.get("notes", ())
+    report = build_report(model, analysed, state.model, records, command, seconds, fidelity, notes)
     return Result(model, state.model, plans.from_records(model, records), report, tuple(records))
 
 

@@ -200,6 +200,7 @@ def build(
     command: str,
     seconds: Mapping[str, float],
     fidelity: Fidelity | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Gather a report.
 
@@ -211,6 +212,7 @@ def build(
         command: what produced it, to be shown.
         seconds: wall time by stage.
         fidelity: how wrong the result is.
+        notes: what passes had to say.
     """
     removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
     dependencies = analysed.dependencies
@@ -248,7 +250,7 @@ def build(
         versions=versions(),
         fidelity=fidelity,
         tradeoff=analysed.data.get("tradeoff"),
-        notes=list(analysed.data.get("notes", ())),
+        notes=list(notes),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
     )
 

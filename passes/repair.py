@@ -43,7 +43,7 @@ class Repair:
                 kept = ~going.get(Dim(name, 1), np.zeros(len(moments["mean"]), bool))
                 statistics[name] = {part: values[kept] for part, values in moments.items()}
         targets = [name for name in statistics if name in state.data.get("batchnorm", {})]
-        if not targets or not going:
+        if not targets or not (going or "sparsity" in state.data):
             return state
         opened = batched(state.model)
         factors: dict[str, list[np.ndarray]] = {name: [] for name in targets}

@@ -6,7 +6,7 @@ seeded noise images, or random token ids; ``statistics`` corrects what becomes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,6 +40,26 @@ class Moments:
     weights: np.ndarray
     second: np.ndarray
     energy: float
+
+    def left(
+        self, inputs: np.ndarray | None, outputs: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What a cut left of every part.
+
+        Args:
+            inputs: which positions of the summed axis of the weight went, bool; None for none.
+            outputs: which of its other axis went.
+
+        Yields:
+            W and b of the outputs left, float64 [outputs left, n + 1]; the part of ``second``; the columns left,
+            ascending, that of the constant last where the layer can have a bias.
+        """
+        parts, rows, n = self.weights.shape
+        kept = np.ones(n, bool) if inputs is None else np.append(~np.repeat(inputs, self.layer.taps), True)
+        kept[-1] = self.layer.shiftable
+        there = np.ones(parts * rows, bool) if outputs is None else ~np.repeat(outputs, parts * rows // len(outputs))
+        for weights, second, alive in zip(self.weights, self.second, there.reshape(parts, rows), strict=True):
+            yield weights[alive], second, np.flatnonzero(kept)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,125 @@
+"""Zeros in blocks: how many, where, and that what is left is the best there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import graphprune
+from graphprune.calibration import Calibration
+from graphprune.errors import UsageError
+from graphprune.model import Model, load
+from graphprune.obs import damped, error
+from graphprune.pipeline import parse, run
+from graphprune.state import State
+from models import find
+from models.zoo import onnxruntime_run
+from tests.law import net
+
+CALIBRATED = "calibrate(count=8)"
+
+
+def three_layers(**weights: np.ndarray) -> onnx.ModelProto:
+    return net(
+        """a = Conv<pads=[1,1,1,1]>(x, v, b)
+        r = Relu(a)
+        c = Conv<pads=[1,1,1,1]>(r, w)
+        p = GlobalAveragePool(c)
+        f = Flatten(p)
+        y = MatMul(f, u)""",
+        inputs="float[1,3,12,12] x",
+        **{"v": (12, 3, 3, 3), "b": (12,), "w": (16, 12, 3, 3), "u": (16, 10), **weights},
+    )
+
+
+def sparsified(proto: onnx.ModelProto, text: str) -> tuple[Model, Calibration]:
+    state, _ = run(State(load(proto)), parse(f"{CALIBRATED}, {text}"))
+    return state.model, state.data["calibration"]
+
+
+def rows(model: Model, name: str) -> np.ndarray:
+    weight = np.asarray(model.constants[name].values)
+    return weight.reshape(len(weight), -1)
+
+
+@pytest.mark.parametrize("block", [1, 3, 4])
+def test_the_share_asked_for_is_zero_in_whole_blocks(block: int) -> None:
+    model, _ = sparsified(three_layers(), f"sparsify(ratio=0.6, block={block})")
+    zeros = {name: rows(model, name) == 0 for name in "vw"}
+    for mask in zeros.values():
+        for at in range(0, len(mask), block):
+            part = mask[at : at + block]
+            assert (part == part[0]).all()
+            assert (~part[0]).sum() >= 1
+    share = sum(int(m.sum()) for m in zeros.values()) / sum(m.size for m in zeros.values())
+    assert 0.58 < share <= 0.6  # both layers work on the same number of pixels
+    assert not (np.asarray(model.constants["u"].values) == 0).any()  # applied once
+
+
+def test_what_is_left_is_fitted_exactly() -> None:
+    model, calibration = sparsified(three_layers(), "sparsify(ratio=0.5, block=4)")
+    moments = calibration.moments["w"]
+    second = damped(moments.second[0], 0.01)
+    block, targets = rows(model, "w")[4:8], moments.weights[0, 4:8]
+    kept = np.append(np.flatnonzero(block[0]), block.shape[1])
+    best = np.linalg.lstsq(np.linalg.cholesky(second).T[:, kept], np.linalg.cholesky(second).T @ targets.T, rcond=None)
+    assert block[:, kept[:-1]] == pytest.approx(best[0].T[:, :-1], abs=1e-5)
+
+
+def lost(text: str, **weights: np.ndarray) -> float:
+    """Share of the power of the second layer's output that the zeros cost."""
+    model, calibration = sparsified(three_layers(**weights), text)
+    moments = calibration.moments["w"]
+    fitted = np.c_[rows(model, "w"), np.asarray(model.constants["c:bias"].values)]
+    power = np.einsum("oi,ij,oj->", moments.weights[0], moments.second[0], moments.weights[0])
+    return error(moments.weights[0], moments.second[0], fitted, np.arange(fitted.shape[1])) / power
+
+
+def test_twins_go_first() -> None:
+    """Every second input channel of w repeats the one before; a twin is free until the other one is gone."""
+    rng = np.random.default_rng(3)
+    v, b = (np.repeat(rng.normal(size=shape), 2, 0).astype(np.float32) for shape in ((6, 3, 3, 3), (6,)))
+    some, at_once = (lost(f"sparsify(ratio=0.35, rounds={rounds})", v=v, b=b) for rounds in (6, 1))
+    assert some < at_once / 3
+    assert some < 0.01
+
+
+def test_rounds_and_single_weights_keep_more() -> None:
+    assert lost("sparsify(ratio=0.7, rounds=4)") < 0.9 * lost("sparsify(ratio=0.7, rounds=1)")
+    assert lost("sparsify(ratio=0.7, block=1, rounds=2)") < 0.8 * lost("sparsify(ratio=0.7, block=4, rounds=2)")
+
+
+def test_wide_layers_are_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = sparsified(three_layers(), "sparsify(ratio=0.6, block=4)")
+    monkeypatch.setattr("graphprune.passes.sparsify.WIDE", 0)
+    coarse, _ = sparsified(three_layers(), "sparsify(ratio=0.6, block=4)")
+    zeros = sum(int((rows(coarse, name) == 0).sum()) for name in "vw")
+    assert 0.58 < zeros / (12 * 27 + 16 * 108) <= 0.6
+    assert (rows(coarse, "w") != rows(model, "w")).any()
+
+
+def test_it_needs_calibration() -> None:
+    with pytest.raises(UsageError, match="calibrate"):
+        run(State(load(three_layers())), parse("sparsify"))
+
+
+def test_a_plan_replays_the_zeros() -> None:
+    proto = three_layers()
+    result = graphprune.prune(
+        proto, passes=f"{CALIBRATED}, obs, uniform(ratio=0.5), cut, reconstruct, sparsify(ratio=0.5)"
+    )
+    again = graphprune.prune(proto, plan=result.plan)
+    for name, constant in result.model.constants.items():
+        assert np.array_equal(constant.values, again.model.constants[name].values), name
+
+
+def test_a_trained_network_works_with_half_of_its_weights(tmp_path: Path) -> None:
+    resnet, items = find("fashion_resnet20"), find("fashion_resnet20").items()
+    steps = "calibrate(count=16), sparsify(ratio=0.5, rounds=1), repair"
+    result = graphprune.prune(resnet.path, passes=f"fold_batchnorm, {steps}, fold_batchnorm, clean")
+    assert any("50% of the multiply-accumulates" in note for note in result.report.notes)
+    result.save(tmp_path / "half.onnx")
+    assert resnet.evaluate(onnxruntime_run(tmp_path / "half.onnx"), items)[0].accuracy > 0.92
