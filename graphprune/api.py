@@ -108,15 +108,19 @@ def _load(source: Source, options: ModelOptions, plan: Plan | None = None) -> Mo
 
 
 @takes
-def inspect(source: Source, **options: Unpack[InspectOptions]) -> Inspection:
+def inspect(source: Source, *, command: str = "", **options: Unpack[InspectOptions]) -> Inspection:
     """Find what can be pruned, and why the rest cannot. Nothing is run.
+
+    Args:
+        source: a path, an ONNX protobuf or a loaded model; never changed.
+        command: noted in the report.
 
     Raises:
         InvalidModelError: the source is no model that can be read.
     """
     model = _load(source, options)
     state = _prepared(model, options["include"], options["exclude"])
-    report = build_report(model, state, model, [], "", {})
+    report = build_report(model, state, model, [], command, {})
     return Inspection(state.model, state.dependencies, report)
 
 

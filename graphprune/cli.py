@@ -28,29 +28,42 @@ app = typer.Typer(
 app.add_typer(cli_plan.app)
 
 ModelPath = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False)]
+ReportPath = Annotated[
+    Path | None, typer.Option("--report", help="Also write the report as a page to read.", metavar="FILE.html")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and prove, but compile and write nothing.")]
 
 
 @verb(app)
-def inspect(terminal: Terminal, model: ModelPath, **options: Unpack[InspectOptions]) -> None:
+def inspect(
+    terminal: Terminal,
+    model: ModelPath,
+    report: ReportPath = None,
+    force: Force = False,
+    **options: Unpack[InspectOptions],
+) -> None:
     """Show what can be pruned, and why the rest cannot.
 
     Examples:
 
     graphprune inspect model.onnx
 
-    graphprune inspect detector.onnx --input-shape images:1,3,640,640 --json
+    graphprune inspect detector.onnx --input-shape images:1,3,640,640 --report groups.html
     """
     from graphprune import api, tables
+    from graphprune.output import claim_file
 
-    found = api.inspect(model, **options).report
+    found = api.inspect(model, command=_command(), **options).report
+    if report:
+        claim_file(report, force, model)
+        _write_page(found, report)
     terminal.data(found)
     if found.groups:
         terminal.show(tables.groups(found))
     if found.pinned:
         terminal.show(tables.pins(found))
-    terminal.show(tables.totals(found))
+    terminal.show(tables.totals(found), *([f"wrote {report}"] if report else []))
 
 
 @verb(app)
@@ -60,9 +73,7 @@ def prune(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write. [default: MODEL.pruned.onnx]")
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Also write the report as a page to read.", metavar="FILE.html")
-    ] = None,
+    report: ReportPath = None,
     dry_run: DryRun = False,
     force: Force = False,
     **options: Unpack[PruneOptions],
@@ -77,8 +88,8 @@ def prune(
 
     graphprune prune model.onnx --plan small.plan.json -o again.onnx
     """
-    from graphprune import api, html, tables
-    from graphprune.output import claim_file, new_files
+    from graphprune import api, tables
+    from graphprune.output import claim_file
 
     output = output or model.with_suffix(".pruned.onnx")
     files = [output, api.plan_path(output), *([report] if report else [])]
@@ -91,8 +102,7 @@ def prune(
         if not dry_run:
             result.save(output)
             if report:
-                with new_files(report) as folder:
-                    (folder / report.name).write_text(html.render(result.report), "utf-8")
+                _write_page(result.report, report)
     terminal.data(result.report)
     written = "nothing written (--dry-run)" if dry_run else f"wrote {', '.join(map(str, files))}"
     terminal.show(tables.summary(result.report, {}), *_advice(result.report), written)
@@ -206,6 +216,14 @@ def bench(
     runs = next(iter(timings.values())).runs
     note = f"{runs} rounds in turn, onnxruntime with {threads} thread{'s' * (threads > 1)}, libraries with 1"
     terminal.show(tables.latencies(timings), note)
+
+
+def _write_page(report: Any, path: Path) -> None:
+    from graphprune import html
+    from graphprune.output import new_files
+
+    with new_files(path) as folder:
+        (folder / path.name).write_text(html.render(report), "utf-8")
 
 
 def _advice(report: Any) -> list[str]:

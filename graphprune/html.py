@@ -30,29 +30,36 @@ MARKS = 3000
 _NBSP = "\N{NO-BREAK SPACE}"
 
 LEFT_OUT = "is left out by --include or --exclude"
-# What would free an axis, or why nothing would, by a phrase of the reason; silent where there is nothing sure to say.
+# What would free an axis, or why nothing would, by a phrase of the reason.
 ADVICE = {
-    "graph input": "The interface of the model, or tied to it; it never changes.",
-    "graph output": "The interface of the model, or tied to it; it never changes.",
-    LEFT_OUT: "As asked; other expressions would let them be pruned.",
-    "no rule for operator": "A rule for it in graphprune/rules/ would say which of its positions go together.",
-    "its size follows a symbolic dimension": "The file leaves this size open. An export with a fixed size lifts this "
-    "reason; --dim-param only sets the size to analyse at.",
-    "is unknown before run time": "An export with static shapes up to this node would let its rule be asked.",
-    "stored as a sparse tensor": "Stored dense it would be cut like any other.",
-    "which is not cut": "Only common floats, whole numbers and Booleans of at least 8 bits are cut.",
-    "depends on every position of this axis": "Its rule knows no way to take one position and leave the rest as it "
-    "was; the taps of a kernel and the pixels of an image are of this kind.",
-    "joins it with an axis that goes instead": "A merged axis shrinks along one of the axes it is made of; the choice "
-    "that frees more of the model was taken.",
-    "makes these positions itself": "They come from no input that could shrink.",
-    "summed over in a product of two computed": "An axis summed over may shrink where one factor is a weight.",
-    "numbered by the pool's index output": "Without the pool's second output its channels would be followed.",
-    "reshaped to a shape computed at run time": "A constant target shape would be followed; an export with fixed input "
-    "sizes often has one.",
-    "sliced with step": "A slice with step 1 would be followed.",
-    "padded by other than constants": "Constant padding that crops nothing would be followed.",
+    "graph input": "Nothing: it is the interface of the model, or tied to it, which never changes.",
+    "graph output": "Nothing: it is the interface of the model, or tied to it, which never changes.",
+    LEFT_OUT: "Other expressions; it was asked for.",
+    "a single unit": "Nothing: the axis would end up empty.",
+    "no rule for operator": "A rule in graphprune/rules/ that says which positions of the operator go together.",
+    "its size follows a symbolic dimension": "An export with a fixed size; --dim-param only sets one to analyse at.",
+    "is unknown before run time": "An export with static shapes up to this node; its rule can then be asked.",
+    "do not fit together": "A valid graph: the node has shapes that its operator does not take.",
+    "stored as a sparse tensor": "Storing it dense.",
+    "which is not cut": "Common floats, whole numbers or Booleans of at least 8 bits in its place.",
+    "depends on every position of this axis": "Nothing, where positions are no channels: the taps of a kernel, the "
+    "pixels of an image, the tokens of a sequence. Elsewhere a rule that knows how to leave one out.",
+    "joins it with an axis that goes instead": "Nothing while the other goes: a merged axis shrinks along one of those "
+    "it is made of, and the choice that frees more of the model was taken.",
+    "makes these positions itself": "Nothing: they come from no input that could shrink.",
+    "summed over in a product of two computed": "One factor as a constant weight: an axis summed over may then shrink.",
+    "normalised over": "Nothing exact: mean and spread are taken over all of these positions, so removing one changes "
+    "the rest.",
+    "normalised by its neighbouring": "Nothing exact: each channel is divided by what its neighbours hold.",
+    "reduced over": "Nothing: these positions become one value, as the pixels of a pooled image.",
+    "numbered by the pool's index output": "A pool without its second output, whose numbers would change.",
+    "recurrent weights that are computed": "Recurrent weights as constants.",
+    "sliced by bounds computed at run time": "Constant bounds; an export with fixed input sizes often has them.",
+    "reshaped to a shape computed at run time": "A constant shape; an export with fixed input sizes often has one.",
+    "sliced with step": "A slice with step 1.",
+    "padded by other than constants": "Constant padding that crops nothing.",
 }
+OTHERWISE = "Another form of this node, or a rule in graphprune/rules/ that says more of its operator."
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,7 @@ def _glance(report: Report) -> Iterator[Figure]:
             f"{times}: {name} against {baseline[0]}",
         )
     elif report.steps:
-        yield Figure("Latency", "–", "not measured: `graphprune bench` times files, `compile` what it builds")
+        yield Figure("Latency", "–", "not measured; graphprune bench times files, graphprune compile what it builds")
     if report.fidelity is not None:
         source = f"{report.fidelity.inputs} {report.fidelity.source}"
         yield Figure("Output error", _share(report.fidelity.error), f"of the original’s outputs, over {source}")
@@ -201,7 +208,7 @@ def _reasons(pinned: Iterable[PinReport]) -> list[Reason]:
         found.setdefault(f"group {LEFT_OUT}" if pin.reason.endswith(LEFT_OUT) else pin.reason, []).append(pin)
     room = _room(len(found))
     return [
-        Reason(text, next((a for phrase, a in ADVICE.items() if phrase in text), ""), len(pins), pins[:room])
+        Reason(text, next((a for phrase, a in ADVICE.items() if phrase in text), OTHERWISE), len(pins), pins[:room])
         for text, pins in sorted(found.items(), key=lambda item: -len(item[1]))
     ]
 
@@ -228,7 +235,7 @@ def _curve(report: Report) -> dict[str, Any]:
     if tradeoff is None:
         if report.law_error is not None:
             found["no_tradeoff"] = (
-                "No curve of predicted errors: the pass that chose here predicts none; `allocate`, which meets targets "
+                "No curve of predicted errors: the pass that chose here predicts none; allocate, which meets targets "
                 "in the preset obs, does."
             )
         return found

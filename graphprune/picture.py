@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphprune.report import GroupReport, Member
+from graphprune.report import GroupReport, Member, Role
 
 WIDTH, HEIGHT = 152, 36  # of an operator, in pixels
 GAP, FALL = 16, 26  # between operators beside and below each other
 MOST = 150  # operators drawn of one group
 SWEEPS = 8
-PITCH, ROW = 10, 18  # of the overview, in pixels: one operator along, one group down
+PITCH, ROW = 14, 20  # of the overview, in pixels: one layer along, one group down
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Way:
-    """A group as a line across the model: where it is made, carried and read."""
+    """A group as a line across the model: where it is made and read."""
 
     number: int
     group: GroupReport
@@ -164,7 +164,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Overview:
-    """Every group's way through the operators, in graph order from left to right."""
+    """Every group's way through the layers, in graph order from left to right."""
 
     width: float
     height: float
@@ -173,13 +173,19 @@ class Overview:
 
 def overview(groups: Sequence[GroupReport], room: int) -> Overview:
     """The ways of as many groups as fit with ``room`` marks in all."""
-    touched = sorted({m.operator for g in groups for m in g.members})
+    touched = sorted({m.operator for g in groups for m in _ends(g)})
     column = {operator: k for k, operator in enumerate(touched)}
     ways = []
     for number, group in enumerate(groups, 1):
-        room -= len(group.members)
+        ends = _ends(group)
+        room -= len(ends)
         if room < 0:
             break
-        marks = [Mark(m, 40 + PITCH * column[m.operator]) for m in group.members]
+        marks = [Mark(m, 40 + PITCH * column[m.operator]) for m in ends]
         ways.append(Way(number, group, ROW * (number - 0.5), marks))
     return Overview(50 + PITCH * len(touched), ROW * len(ways), ways)
+
+
+def _ends(group: GroupReport) -> list[Member]:
+    """Where units start and end; what lies between carries them along."""
+    return [m for m in group.members if m.roles != [Role.CARRIES]]

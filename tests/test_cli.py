@@ -96,6 +96,18 @@ def test_verify_accepts_what_prune_wrote_and_nothing_else(run, tmp_path):
     assert err.startswith("error: s.onnx is off by")
 
 
+def test_inspect_writes_its_page_too(run, tmp_path):
+    model = small(tmp_path / "m.onnx", CONVS)
+    code, out, _ = run("inspect", model, "--report", "groups.html")
+    assert code == 0
+    assert "wrote groups.html" in out
+    page = Path("groups.html").read_text("utf-8")
+    assert "graphprune inspect" in page
+    assert "Conv a" in page
+    assert run("inspect", model, "--report", "groups.html")[0] == 7
+    assert run("inspect", model, "--report", "groups.html", "--force")[0] == 0
+
+
 def test_inspect_lists_groups_and_reasons(run, tmp_path):
     model = small(tmp_path / "m.onnx", CONVS)
     code, out, _ = run("inspect", model, "--json")

@@ -64,7 +64,9 @@ def test_a_large_group_is_drawn_in_part_and_in_time():
 
 def test_the_overview_has_a_line_for_every_group_in_the_order_of_the_model():
     groups = [
-        GroupReport("a", 8, 8, [], [Member(3, [Role.MAKES], []), Member(7, [Role.READS], [3])]),
+        GroupReport(
+            "a", 8, 8, [], [Member(3, [Role.MAKES], []), Member(4, [Role.CARRIES], [3]), Member(7, [Role.READS], [4])]
+        ),
         GroupReport("b", 8, 8, [], [Member(7, [Role.MAKES], []), Member(9, [Role.READS], [7])]),
     ]
     drawn = picture.overview(groups, 100)
