@@ -35,7 +35,7 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
         return None not in shapes.get(tensor.name, (None,))
 
     def operand(tensor: gs.Tensor) -> Operand | None:
-        if not tensor.name or not (known(tensor) or model.reads(tensor)):
+        if not tensor.name or not model.reads(tensor):
             return None  # an output that nobody reads is as good as omitted
         return Operand(tensor.name, shapes[tensor.name], constants.get(tensor.name))  # type: ignore[arg-type]
 
@@ -70,9 +70,10 @@ def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> tuple[nx.MultiGra
     """
     graph = nx.MultiGraph()
     choices: list[Open] = []
+    unread = {t.name for node in model.graph.nodes for t in node.outputs if not model.reads(t)}
     for name, shape in model.shapes.items():
         for axis, size in enumerate(shape):
-            if size is not None:
+            if size is not None and name not in unread:
                 graph.add_node(Dim(name, axis), size=size, pins=[])
 
     def pin(dim: Dim, node: str, op: str, why: str, at: np.ndarray | None = None) -> None:
@@ -101,7 +102,8 @@ def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> tuple[nx.MultiGra
         name, op = node_name(node), operator(node)
         try:
             said_of = list(rule.ties(call)) if rule and call else []
-            why = f"no rule for operator {op}" if rule is None else f"a shape at {op} is unknown before run time"
+            why = f"no rule for operator {op}" if rule is None else rule.why
+            why = why or f"a shape at {op} is unknown before run time"
         except Exception:  # onnx checks the shapes of few operators; what does not fit together has no positions to tie
             rule, why = None, f"its operands do not fit together as {op} wants them"
         if call is None or rule is None:
@@ -126,7 +128,7 @@ def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> tuple[nx.MultiGra
             for axis in range(operand.rank):
                 dim = Dim(operand.name, axis)
                 if dim not in spoken:
-                    pin(dim, name, op, f"{op} depends on every position of this axis")
+                    pin(dim, name, op, rule.why or f"{op} depends on every position of this axis")
                 elif operand.name in results and max(map(len, spoken[dim])) < operand.shape[axis]:
                     missing = np.setdiff1d(np.arange(operand.shape[axis]), np.concatenate(spoken[dim]))
                     if len(missing):

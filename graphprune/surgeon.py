@@ -75,7 +75,7 @@ def import_graph(proto: ModelProto, folder: Path = Path()) -> gs.Graph:
     for node, (attributes, captured) in zip(graph.nodes, asides, strict=True):
         if attributes:
             names = [n for n in captured if n in tensors]
-            node.inputs.extend(tensors[n] for n in names)
+            node.inputs.extend([tensors[n] for n in names])  # it is read twice, to tell the tensors of their reader
             node.attrs[_ASIDE] = _Aside(tuple(attributes), len(names))
     _absorb_constant_nodes(graph)
     return graph

@@ -8,18 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from graphprune.rules import convolution, elementwise, linear, movement, normalization, recurrent, reduction
+from graphprune.rules import (
+    axiswise,
+    control,
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    movement,
+    normalization,
+    recurrent,
+    reduction,
+    spatial,
+)
 from graphprune.rules.base import Call, Choice, Dim, Kept, Operand, Pin, Rule, Tie, Ties
 from graphprune.rules.layer import Layer
 
 RULES: Mapping[str, Rule] = {
+    **axiswise.RULES,
+    **control.RULES,
     **convolution.RULES,
     **elementwise.RULES,
+    **indexing.RULES,
     **linear.RULES,
     **movement.RULES,
     **normalization.RULES,
     **recurrent.RULES,
     **reduction.RULES,
+    **spatial.RULES,
 }
 
 __all__ = ["RULES", "Call", "Choice", "Dim", "Kept", "Layer", "Operand", "Pin", "Rule", "Tie", "Ties"]

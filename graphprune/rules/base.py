@@ -160,6 +160,7 @@ class Rule:
         macs: multiply-accumulates of one call at its shapes.
         neutral: for an input index, the value that stands for "absent" where 0 would divide by zero.
         layer: the operator as a matrix product with a constant weight, where a call is one.
+        why: the reason to give for axes that the ties do not mention, where it is not the usual one.
     """
 
     ties: Callable[[Call], Ties]
@@ -167,6 +168,7 @@ class Rule:
     macs: Callable[[Call], int] = _no_macs
     neutral: Mapping[int, float] = field(default_factory=dict)
     layer: Callable[[Call], Layer | None] = _no_layer
+    why: str = ""
 
 
 def tie(

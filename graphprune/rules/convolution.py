@@ -71,6 +71,24 @@ def _transposed_ties(call: Call) -> Ties:
     yield from _grouped(call, (tie(y, 1, w, 1, at_b=np.arange(y.shape[1]) % w.shape[1]),), x)
 
 
+def _deformed_ties(call: Call) -> Ties:
+    """Dai et al. 2017: where the kernel looks is given from outside, for all channels or for a few parts of them."""
+    x, w, y = call.x, _weight(call), call.y
+    yield tie(w, 0, y, 1)
+    if (bias := call.input(3)) is not None:
+        yield tie(bias, 0, y, 1)
+    if (parts := int(call.attrs.get("offset_group", 1))) > 1:
+        yield _same_in_every_group(x, parts)
+    yield from _grouped(call, tuple(contraction(x, 1, w, 1, np.arange(x.shape[1]) % w.shape[1])), y)
+
+
+def _causal_ties(call: Call) -> Ties:
+    """A depthwise convolution over steps, with the steps before them handed on as a state."""
+    for index, operand in enumerate((*call.inputs, *call.outputs)):
+        if operand is not None:
+            yield tie(operand, 0 if index in (1, 2) else 1, call.y, 1)
+
+
 def _repair(node: gs.Node, call: Call, kept: Kept) -> None:
     """Count the groups that are left."""
     if _groups(call) > 1:
@@ -163,5 +181,7 @@ def _transposed_layer(call: Call) -> Layer | None:
 
 RULES = {
     "Conv": Rule(_conv_ties, _repair, _conv_macs, layer=_conv_layer),
+    "CausalConvWithState": Rule(_causal_ties, macs=_conv_macs),
+    "DeformConv": Rule(_deformed_ties, _repair, _conv_macs),
     "ConvTranspose": Rule(_transposed_ties, _transposed_repair, _transposed_macs, layer=_transposed_layer),
 }

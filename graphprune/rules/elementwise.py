@@ -34,6 +34,14 @@ def _unary_ties(call: Call) -> Ties:
             yield from tie_all(call.x, y)
 
 
+def _cast_like_ties(call: Call) -> Ties:
+    """Of the second input only the type matters: it may lose what it likes."""
+    yield from tie_all(call.x, call.y)
+    like = call.inputs[1]
+    assert like is not None
+    yield from tie_all(like, like)
+
+
 _UNARY = [
     "Abs",
     "Acos",
@@ -42,6 +50,8 @@ _UNARY = [
     "Asinh",
     "Atan",
     "Atanh",
+    "BitCast",
+    "BitwiseNot",
     "Cast",
     "Ceil",
     "Celu",
@@ -84,6 +94,10 @@ _UNARY = [
 _BROADCAST = [
     "Add",
     "And",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
     "Equal",
     "Greater",
     "GreaterOrEqual",
@@ -97,6 +111,7 @@ _BROADCAST = [
     "Pow",
     "Sub",
     "Sum",
+    "SwiGLU",
     "Where",
     "Xor",
 ]
@@ -105,5 +120,6 @@ RULES = {
     **dict.fromkeys(_UNARY, Rule(_unary_ties)),
     **dict.fromkeys(_BROADCAST, Rule(_broadcast_ties)),
     **dict.fromkeys(["Div", "Mod"], Rule(_broadcast_ties, neutral={1: 1.0})),
+    "CastLike": Rule(_cast_like_ties),
     "PRelu": Rule(_prelu_ties),
 }

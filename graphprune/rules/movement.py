@@ -41,28 +41,36 @@ def _split_axis(call: Call) -> int:
     return normal_axis(call.attrs.get("axis", 0), call.x.rank)
 
 
+def _split_bounds(call: Call) -> np.ndarray | None:
+    """Where the parts begin and end, int64 [parts + 1]; ``None`` where computed at run time."""
+    sizes, whole, parts = call.ints("split", 1), call.x.shape[_split_axis(call)], len(call.outputs)
+    if sizes is None:
+        if call.input(1) is not None:
+            return None
+        return np.minimum(np.arange(parts + 1) * -(-whole // parts), whole)
+    return np.cumsum([0, *sizes])
+
+
 def _split_ties(call: Call) -> Ties:
-    x, at, start = call.x, _split_axis(call), 0
-    parts = [y for y in call.outputs if y is not None]
-    sizes = call.input(1)
-    # The repair spells out the size of every part.
-    repairable = len(parts) == len(call.outputs) and (sizes is None or sizes.constant is not None)
-    for y in parts:
+    x, at, bounds = call.x, _split_axis(call), _split_bounds(call)
+    for k, y in enumerate(call.outputs):
+        if y is None:
+            continue
         for axis in range(x.rank):
             if axis != at:
                 yield tie(x, axis, y, axis)
-            elif repairable:
-                yield tie(y, axis, x, axis, at_b=start + np.arange(y.shape[axis]))
-                start += y.shape[axis]
+            elif bounds is not None:
+                yield tie(y, axis, x, axis, at_b=np.arange(*bounds[k : k + 2]))
 
 
 def _split_repair(node: gs.Node, call: Call, kept: Kept) -> None:
-    if len(kept(call.x, _split_axis(call))) == call.x.shape[_split_axis(call)]:
+    bounds, left = _split_bounds(call), kept(call.x, _split_axis(call))
+    if bounds is None or len(left) == call.x.shape[_split_axis(call)]:
         return
     node.attrs.pop("num_outputs", None)
     if call.opset < 13:
         node.attrs.setdefault("split", [])
-    set_ints(node, "split", 1, [len(kept(y, _split_axis(call))) for y in call.outputs if y is not None])
+    set_ints(node, "split", 1, np.diff(np.searchsorted(left, bounds)))
 
 
 def _sliced_axes(call: Call) -> list[int] | None:
@@ -98,11 +106,15 @@ def _slice_ties(call: Call) -> Ties:
             yield tie(call.x, axis, call.y, axis)
         elif slices is None:
             yield Pin(call.x.dim(axis), "sliced by bounds computed at run time")
-        elif (step := slices[axis][1]) == 1:
-            own = np.arange(call.y.shape[axis])
-            yield tie(call.y, axis, call.x, axis, own, slices[axis][0] + own)
+        elif (step := slices[axis][1]) == 1 or len(slices) == 1:
+            yield tie(call.y, axis, call.x, axis, at_b=_picked(call, axis, *slices[axis]))
         else:
-            yield Pin(call.x.dim(axis), f"sliced with step {step}")
+            yield Pin(call.x.dim(axis), f"sliced with step {step}, and by other axes too")
+
+
+def _picked(call: Call, axis: int, start: int, step: int) -> np.ndarray:
+    """The positions that a Slice takes from an axis."""
+    return start + step * np.arange(call.y.shape[axis])
 
 
 def _slice_repair(node: gs.Node, call: Call, kept: Kept) -> None:
@@ -110,17 +122,32 @@ def _slice_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     slices, starts, ends = _slices(call), call.ints("starts", 1), call.ints("ends", 2)
     if slices is None or starts is None or ends is None:
         return  # computed bounds are of axes that stay
-    for k, (axis, (start, _)) in enumerate(slices.items()):
-        left = kept(call.x, axis)
-        if len(left) != call.x.shape[axis]:
-            starts[k] = int(np.searchsorted(left, start))
-            ends[k] = starts[k] + len(kept(call.y, axis))
+    for k, (axis, (start, step)) in enumerate(slices.items()):
+        left, made = kept(call.x, axis), kept(call.y, axis)
+        if len(left) == call.x.shape[axis]:
+            continue
+        if step != 1:  # what is left of every second position is no longer every second
+            _gather(node, axis, np.searchsorted(left, _picked(call, axis, start, step)[made]))
+            return
+        starts[k] = int(np.searchsorted(left, start))
+        ends[k] = starts[k] + len(made)
     set_ints(node, "starts", 1, starts)
     set_ints(node, "ends", 2, ends)
 
 
+def _gather(node: gs.Node, axis: int, indices: np.ndarray) -> None:
+    """Make the node one that picks ``indices`` of an axis."""
+    node.op = "Gather"
+    node.attrs["axis"] = axis
+    indices = np.asarray(indices, np.int64)
+    node.inputs = [node.inputs[0], gs.Constant(f"{node.outputs[0].name}:indices", indices)]
+
+
 def _reshape_ties(call: Call) -> Ties:
-    """Runs of axes that merge or split: the merged axis goes with one of the axes it is made of."""
+    """Runs of axes that merge or split: the merged axis goes with one of the axes it is made of.
+
+    Where several become several, the outermost go together, or the innermost: torch normalises groups of channels so.
+    """
     shape = call.input(1)
     if call.op == "Reshape" and (shape is None or shape.constant is None):
         for operand in (call.x, call.y):
@@ -132,6 +159,8 @@ def _reshape_ties(call: Call) -> Ties:
             yield from _merged(call.x, of_x[0], call.y, of_y)
         elif len(of_y) == 1:
             yield from _merged(call.y, of_y[0], call.x, of_x)
+        else:
+            yield from _regrouped(call.x, of_x, call.y, of_y)
 
 
 def _merged(whole: Operand, axis: int, split: Operand, parts: list[int]) -> Ties:
@@ -142,6 +171,18 @@ def _merged(whole: Operand, axis: int, split: Operand, parts: list[int]) -> Ties
         yield options[0]
     elif options:
         yield Choice(tuple((option,) for option in options))
+
+
+def _regrouped(x: Operand, of_x: list[int], y: Operand, of_y: list[int]) -> Ties:
+    """The outermost axes of two runs, and the innermost, where the size of one is a multiple of the other's."""
+    options = []
+    for a, b, outermost in ((of_x[0], of_y[0], True), (of_x[-1], of_y[-1], False)):
+        (small, few), (large, many) = sorted([((x, a), x.shape[a]), ((y, b), y.shape[b])], key=lambda one: one[1])
+        if many % few == 0:
+            own = np.arange(many)
+            options.append((tie(*large, *small, at_b=own // (many // few) if outermost else own % few),))
+    if options:
+        yield Choice(tuple(options))
 
 
 def _reshape_repair(node: gs.Node, call: Call, kept: Kept) -> None:
@@ -202,28 +243,26 @@ def _pad_ties(call: Call) -> Ties:
         return
     constant = call.attrs.get("mode", "constant") == "constant"
     for axis, (before, after) in enumerate(pads):
-        size_x, size_y = call.x.shape[axis], call.y.shape[axis]
-        if (before, after) == (0, 0):
-            yield tie(call.x, axis, call.y, axis)
-        elif before < 0 or after < 0 or not constant:
+        if (before, after) != (0, 0) and not constant:
             yield Pin(call.x.dim(axis), "padded by other than constants")
             yield Pin(call.y.dim(axis), "padded by other than constants")
-        else:
-            own = np.arange(size_x)
-            yield tie(call.x, axis, call.y, axis, own, before + own)
-            edge = np.r_[np.arange(before), np.arange(size_y - after, size_y)]
-            yield cover(call.y, axis, edge)
+            continue
+        own = np.arange(call.y.shape[axis])
+        inner = (own >= before) & (own < len(own) - after)
+        yield tie(call.y, axis, call.x, axis, own[inner], own[inner] - before)
+        yield cover(call.y, axis, own[~inner])
 
 
 def _pad_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    """Count what is left of the padding, or of what a negative one crops."""
     pads = _pads(call)
     assert pads is not None
     new = []
     for axis, (before, after) in enumerate(pads):
-        left = kept(call.y, axis)
-        if before >= 0 and after >= 0:
-            before, after = int((left < before).sum()), int((left >= call.y.shape[axis] - after).sum())
-        new.append((before, after))
+        left, made = kept(call.x, axis), kept(call.y, axis)
+        first = (made < before).sum() if before > 0 else -(left < -before).sum()
+        last = (made >= call.y.shape[axis] - after).sum() if after > 0 else -(left >= call.x.shape[axis] + after).sum()
+        new.append((int(first), int(last)))
     axes = call.ints("axes", 3) or range(call.x.rank)
     new = [new[normal_axis(a, call.x.rank)] for a in axes]
     set_ints(node, "pads", 1, [b for b, _ in new] + [a for _, a in new])
@@ -266,8 +305,7 @@ def _gather_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     left = kept(call.x, at)
     if picked.ndim == 1 and call.y.shape[at] == len(picked):
         picked = picked[kept(call.y, at)]
-    renumbered = np.asarray(np.searchsorted(left, picked), np.int64)
-    node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:indices", renumbered)
+    _gather(node, at, np.searchsorted(left, picked))
 
 
 RULES = {

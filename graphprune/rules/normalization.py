@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from graphprune.rules.base import Call, Pin, Rule, Ties, normal_axis, tie, tie_all
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphprune.rules.base import Call, Kept, Pin, Rule, Ties, normal_axis, tie, tie_all
 
 
 def _batch_norm_ties(call: Call) -> Ties:
@@ -48,11 +51,21 @@ def _along_axis_ties(call: Call) -> Ties:
             yield tie(call.x, axis, call.y, axis)
 
 
-def _lp_norm_ties(call: Call) -> Ties:
-    at = normal_axis(call.attrs.get("axis", -1), call.x.rank)
-    for axis in range(call.x.rank):
-        if axis != at:
-            yield tie(call.x, axis, call.y, axis)
+def _group_norm_ties(call: Call) -> Ties:
+    """Wu & He 2018: statistics are taken over a group of channels, which goes as a whole."""
+    x, y, groups = call.x, call.y, int(call.attrs["num_groups"])
+    group = np.arange(x.shape[1]) * groups // x.shape[1]
+    yield tie(x, 0, y, 0)
+    yield tie(x, 1, y, 1)
+    yield tie(x, 1, y, 1, at_b=group * (x.shape[1] // groups))
+    for parameter in call.inputs[1:]:
+        assert parameter is not None
+        yield tie(parameter, 0, y, 1)
+
+
+def _group_norm_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    groups = int(call.attrs["num_groups"])
+    node.attrs["num_groups"] = len(kept(call.x, 1)) * groups // call.x.shape[1]
 
 
 def _layer_norm_ties(call: Call) -> Ties:
@@ -68,9 +81,9 @@ def _layer_norm_ties(call: Call) -> Ties:
 
 RULES = {
     "BatchNormalization": Rule(_batch_norm_ties, neutral={4: 1.0}),
+    "GroupNormalization": Rule(_group_norm_ties, _group_norm_repair),
     "InstanceNormalization": Rule(_instance_norm_ties),
     "LRN": Rule(_lrn_ties),
     **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], Rule(_along_axis_ties)),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization"], Rule(_layer_norm_ties)),
-    "LpNormalization": Rule(_lp_norm_ties),
 }

@@ -16,7 +16,7 @@ def _pool_ties(call: Call) -> Ties:
 
 
 def _max_pool_ties(call: Call) -> Ties:
-    if len(call.outputs) > 1 and call.outputs[1] is not None:
+    if any(call.outputs[1:]):
         # Indices count over the whole tensor, so they change when any channel goes.
         for operand in (call.x, call.y):
             yield Pin(operand.dim(1), "numbered by the pool's index output")

@@ -38,9 +38,42 @@ def _with_scalars(name: str, body: str, *groups: str, **options: object) -> Case
     return between(name, body, *groups, **{**options, **_scalars(body)})
 
 
+def _bits(name: str, body: str, *groups: str, **options: object) -> Case:
+    """A case whose body makes ``w1`` from ``v``, whole numbers, and a convolution reads it."""
+    text = f"w0 = Mul(t, hundred)\nv = Cast<to=6>(w0)\n{body}\nu = Cast<to=1>(w1)"
+    return between(name, text, *groups, opset=18, hundred=np.array(100, F), **options)
+
+
 UNARY = [
     *map(_plain, PLAIN.split()),
     *(_with_scalars(op, f"{before}\nu = {op}(v)") for op, before in PARTIAL.items()),
+    between("BitCast there and back", "v = BitCast<to=6>(t)\nu = BitCast<to=1>(v)", opset=26),
+    *(
+        _bits(f"{op}", f"w1 = {op}(v, k)", "6 a[0] c[0] b[1]", k=np.arange(6, dtype=np.int32).reshape(6, 1, 1))
+        for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")
+    ),
+    _bits("BitwiseNot", "w1 = BitwiseNot(v)"),
+    between(
+        "BitShift",
+        'v = Abs(t)\nw0 = Cast<to=12>(v)\nw1 = BitShift<direction="LEFT">(w0, k)\nu = Cast<to=1>(w1)',
+        matters=False,
+        k=np.array(2, np.uint32),
+    ),
+    between(
+        "CastLike, of which the second input may be anything",
+        "v = CastLike(t, k)\nu = Relu(v)",
+        "6 a[0] c[0] b[1]",
+        "6 k[0]",
+        k=(6,),
+    ),
+    between(
+        "CastLike like another layer, which is cut on its own",
+        "s = Conv(x, d)\nv = CastLike(t, s)\nm = Conv(s, e)\nu = Add(v, m)",
+        "6 a[0] c[0] e[0] b[1]",
+        "5 d[0] e[1]",
+        d=(5, 3, 1, 1),
+        e=(6, 5, 1, 1),
+    ),
     between("Cast there and back", "v = Cast<to=11>(t)\nu = Cast<to=1>(v)"),
     between("Clip with inputs", "u = Clip(t, low, high)", low=np.array(-0.5, F), high=np.array(0.7, F)),
     between("Clip without a lower bound", "u = Clip(t, , high)", high=np.array(0.1, F)),

@@ -96,6 +96,14 @@ SPLIT = [
         "p, q = Split<axis=2>(t)\nu = Add(p, q)",
     ),
     between(
+        "Split, sizes as input, of which the first part is not read",
+        "p, q = Split<axis=1>(t, s)\nu = Relu(q)",
+        "2 a[0] c[0]",
+        "4 a[0] c[0] b[1]",
+        s=ints(2, 4),
+        b=(4, 4, 1, 1),
+    ),
+    between(
         "Split of which one part is not read",
         "p, q = Split<axis=1>(t)\nu = Relu(q)",
         "3 a[0] c[0]",
@@ -155,15 +163,49 @@ SLICE = [
     between(
         "Slice with a step",
         "u = Slice(t, s, e, k, p)",
+        "3 a[0] c[0] b[1]",
+        "3 a[0] c[0]",
         s=ints(0),
         e=ints(6),
         k=ints(1),
         p=ints(2),
         b=(4, 3, 1, 1),
-        pinned=True,
     ),
     between(
-        "Slice that reverses", "u = Slice(t, s, e, k, p)", s=ints(-1), e=ints(-99), k=ints(1), p=ints(-1), pinned=True
+        "Slice of every third channel from the second on, opset 10",
+        "u = Slice(t, s, e, k, p)",
+        "3 a[0] c[0]",
+        "2 a[0] c[0] b[1]",
+        opset=10,
+        s=ints(1),
+        e=ints(99),
+        k=ints(-3),
+        p=ints(3),
+        a=(5, 3, 1, 1),
+        c=(5,),
+        b=(4, 2, 1, 1),
+    ),
+    between("Slice that reverses", "u = Slice(t, s, e, k, p)", s=ints(-1), e=ints(-99), k=ints(1), p=ints(-1)),
+    between(
+        "Slice that reverses and ends early",
+        "u = Slice(t, s, e, k, p)",
+        "4 a[0] c[0]",
+        "2 a[0] c[0] b[1]",
+        s=ints(99),
+        e=ints(1),
+        k=ints(1),
+        p=ints(-2),
+        b=(4, 2, 1, 1),
+    ),
+    between(
+        "Slice with a step and of another axis stays",
+        "u = Slice(t, s, e, k, p)",
+        s=ints(0, 0),
+        e=ints(6, 4),
+        k=ints(1, 2),
+        p=ints(2, 1),
+        b=(4, 3, 1, 1),
+        pinned=True,
     ),
     between(
         "Slice of another axis with a step", "u = Slice(t, s, e, k, p)", s=ints(0), e=ints(9), k=ints(3), p=ints(2)
@@ -297,6 +339,25 @@ RESHAPE = [
         r=ints(0, 0, -1),
     ),
     between(
+        "Reshape into groups and back, as torch normalises them: whole groups go",
+        "v = Reshape(t, s)\nw0 = InstanceNormalization(v, one, zero)\nz = Reshape(w0, r)\nm = Mul(z, g)\nu = Add(m, o)",
+        "3 a[0]*2 c[0]*2 one[0] zero[0] g[0]*2 o[0]*2 b[1]*2",
+        s=ints(0, 3, -1),
+        r=ints(0, -1, 8, 8),
+        one=np.ones(3, np.float32),
+        zero=np.zeros(3, np.float32),
+        g=(6, 1, 1),
+        o=(6, 1, 1),
+    ),
+    between(
+        "Reshape of several axes into several, the inner ones alike",
+        "p = Transpose<perm=[0,2,3,1]>(t)\nv = Reshape(p, s)\nw0 = Softmax<axis=2>(v)\nz = Reshape(w0, r)\n"
+        "u = Transpose<perm=[0,3,1,2]>(z)",
+        "3 a[0]*2 c[0]*2 b[1]*2",
+        s=ints(1, 2, 64, 3),
+        r=ints(1, 8, 8, 6),
+    ),
+    between(
         "Reshape that mixes axes",
         "v = Reshape(t, s)\nw0 = Relu(v)\nu = Reshape(w0, r)",
         s=ints(1, 4, 96),
@@ -396,7 +457,28 @@ PAD = [
         pinned=True,
     ),
     between(
-        "Pad that crops channels stays", "u = Pad(t, p)", p=ints(0, -1, 0, 0, 0, 0, 0, 0), b=(4, 5, 1, 1), pinned=True
+        "Pad that crops channels",
+        "u = Pad(t, p)",
+        "2 a[0] c[0]",
+        "4 a[0] c[0] b[1]",
+        p=ints(0, -1, 0, 0, 0, -1, 0, 0),
+        b=(4, 4, 1, 1),
+    ),
+    between(
+        "Pad that crops the first channels and adds behind the last",
+        "u = Pad(t, p)",
+        "2 a[0] c[0]",
+        "4 a[0] c[0] b[1]",
+        "3 b[1]",
+        p=ints(0, -2, 0, 0, 0, 3, 0, 0),
+        b=(4, 7, 1, 1),
+    ),
+    between(
+        "Pad of channels by reflection, to a smaller size, stays",
+        'u = Pad<mode="reflect">(t, p)',
+        p=ints(0, -1, 0, 0, 0, 0, 0, 0),
+        b=(4, 5, 1, 1),
+        pinned=True,
     ),
 ]
 GATHER = [
@@ -453,19 +535,11 @@ def test_symbolic_sizes_survive_the_repair() -> None:
 
 
 def test_pins_say_why() -> None:
-    model = load(
-        net(
-            "t = Conv(x, a)\nu = Slice(t, s, e, k, p)\ny = Conv(u, b)",
-            a=(6, 3, 1, 1),
-            b=(4, 3, 1, 1),
-            s=ints(0),
-            e=ints(6),
-            k=ints(1),
-            p=ints(2),
-        )
-    )
+    body = "t = Conv(x, a)\nu = Slice(t, s, e, k, p)\ny = Conv(u, b)"
+    bounds = {"s": ints(0, 0), "e": ints(6, 4), "k": ints(1, 2), "p": ints(2, 1)}
+    model = load(net(body, a=(6, 3, 1, 1), b=(4, 3, 1, 1), **bounds))
     assert {str(p.dim): (p.node, p.op, p.why) for p in analyse(model).pinned}["a[0]"] == (
         "u",
         "Slice",
-        "sliced with step 2",
+        "sliced with step 2, and by other axes too",
     )

@@ -55,6 +55,33 @@ CASES = [
         "6 a[0] c[0] s[0] b[1]",
         s=(6,),
     ),
+    between(
+        "GroupNormalization: whole groups go",
+        "u = GroupNormalization<num_groups=3>(t, s, o)",
+        "3 a[0]*2 c[0]*2 s[0]*2 o[0]*2 b[1]*2",
+        known="float[1,6,8,8] u",  # to onnx's inference, which knows none for this operator
+        opset=21,
+        s=(6,),
+        o=(6,),
+    ),
+    between(
+        "GroupNormalization of one group",
+        "u = GroupNormalization<num_groups=1>(t, s, o)",
+        known="float[1,6,8,8] u",  # to onnx's inference, which knows none for this operator
+        opset=21,
+        s=(6,),
+        o=(6,),
+        pinned=True,
+    ),
+    between(
+        "GroupNormalization of single channels",
+        "u = GroupNormalization<num_groups=6>(t, s, o)",
+        "6 a[0] c[0] s[0] o[0] b[1]",
+        known="float[1,6,8,8] u",  # to onnx's inference, which knows none for this operator
+        opset=21,
+        s=(6,),
+        o=(6,),
+    ),
     between("LRN", "u = LRN<size=3>(t)", pinned=True),
     *(_over(op, 1, 17, pinned=True) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(_over(op, 3, 17, pinned=False) for op in ("Softmax", "LogSoftmax", "Hardmax")),

@@ -42,7 +42,12 @@ def _reduce(kind: str, opset: int, axes: tuple[int, ...], keepdims: int, pinned:
 
 POOLS = [
     between("MaxPool", "u = MaxPool<kernel_shape=[2,2], strides=[2,2]>(t)"),
-    between("MaxPool with an unread index output", "u, i = MaxPool<kernel_shape=[2,2]>(t)", pinned=True),
+    between("MaxPool with an unread index output", "u, i = MaxPool<kernel_shape=[2,2]>(t)"),
+    between(
+        "MaxPool whose indices are read: they count over all channels",
+        "v, i = MaxPool<kernel_shape=[2,2]>(t)\nf = Cast<to=1>(i)\nu = Add(v, f)",
+        pinned=True,
+    ),
     between("AveragePool", "u = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(t)"),
     between("AveragePool, ceil_mode", "u = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(t)"),
     between("LpPool", "u = LpPool<kernel_shape=[2,2], p=2>(t)"),

@@ -1,0 +1,149 @@
+"""The law on tiny nets with operators that pick or place elements by index."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.law import Case, among, between, case, check
+from tests.rules.test_movement import ints
+
+TENS = np.random.default_rng(0)
+
+CASES = [
+    between(
+        "GatherElements along another axis",
+        "u = GatherElements<axis=3>(t, k)",
+        "6 a[0] c[0] b[1]",
+        k=TENS.integers(0, 8, (1, 6, 8, 4)),
+    ),
+    between(
+        "GatherElements that reads the first channels only",
+        "u = GatherElements<axis=-2>(t, k)",
+        "4 a[0] c[0] b[1]",
+        "2 a[0] c[0]",
+        k=TENS.integers(-8, 8, (1, 4, 5, 8)),
+        b=(4, 4, 1, 1),
+    ),
+    between(
+        "GatherElements along the channels",
+        "u = GatherElements<axis=1>(t, k)",
+        "5 b[1]",
+        k=TENS.integers(0, 6, (1, 5, 8, 8)),
+        b=(4, 5, 1, 1),
+    ),
+    between(
+        "ScatterElements along another axis",
+        "u = ScatterElements<axis=3>(t, k, w)",
+        "6 a[0] c[0] w[1] b[1]",
+        opset=18,
+        k=np.broadcast_to(np.array([3, 1]), (1, 6, 8, 2)).copy(),
+        w=(1, 6, 8, 2),
+    ),
+    between(
+        "ScatterElements into the first channels only, adding",
+        'u = ScatterElements<axis=2, reduction="add">(t, k, w)',
+        "4 a[0] c[0] w[1] b[1]",
+        "2 a[0] c[0] b[1]",
+        opset=18,
+        k=TENS.integers(0, 8, (1, 4, 3, 8)),
+        w=(1, 4, 3, 8),
+    ),
+    between(
+        "ScatterElements along the channels",
+        "u = ScatterElements<axis=1>(t, k, w)",
+        k=np.full((1, 1, 8, 8), 2),
+        w=(1, 1, 8, 8),
+        pinned=True,
+    ),
+    between(
+        "Scatter, opset 10",
+        "u = Scatter<axis=3>(t, k, w)",
+        "6 a[0] c[0] w[1] b[1]",
+        opset=10,
+        k=np.broadcast_to(np.array([3, 1]), (1, 6, 8, 2)).copy(),
+        w=(1, 6, 8, 2),
+    ),
+    among("GatherND of rows", "v = GatherND(t, k)\nu = Tanh(v)", k=ints(0, 1, 1, 4, 0, 0).reshape(3, 2)),
+    among(
+        "GatherND within each image",
+        "u = GatherND<batch_dims=1>(t, k)",
+        "6 a[1] b[0]",
+        k=ints(1, 4, 0, 2, 3, 3).reshape(2, 3, 1),
+    ),
+    among(
+        "GatherND of the channels too",
+        "v = GatherND(t, k)\nu = Unsqueeze(v, z)",
+        "3 b[0]",
+        k=ints(0, 1, 1, 1, 4, 0, 0, 0, 5).reshape(3, 3),
+        z=ints(0),
+        b=(3, 4),
+    ),
+    between(
+        "GatherND, channels for a batch",
+        "p = Transpose<perm=[1,0,2,3]>(t)\nv = GatherND<batch_dims=1>(p, k)\nw0 = Unsqueeze(v, z)\n"
+        "u = Transpose<perm=[1,0,2,3]>(w0)",
+        "6 a[0] c[0] b[1]",
+        k=np.zeros((6, 1), np.int64),
+        z=ints(1),
+        matters=True,
+    ),
+    among(
+        "ScatterND of rows",
+        "u = ScatterND(t, k, w)",
+        "6 a[1] w[1] b[0]",
+        k=ints(0, 1, 1, 4, 0, 0).reshape(3, 2),
+        w=(3, 6),
+    ),
+    among(
+        "ScatterND of single values",
+        "u = ScatterND(t, k, w)",
+        k=ints(0, 1, 5, 1, 4, 2).reshape(2, 3),
+        w=(2,),
+        pinned=True,
+    ),
+    between(
+        "Compress of the channels by a constant",
+        "u = Compress<axis=1>(t, k)",
+        "3 a[0] c[0] b[1]",
+        "3 a[0] c[0]",
+        k=np.array([True, False, True, True, False, False]),
+        b=(4, 3, 1, 1),
+    ),
+    between(
+        "Compress of the first channels by a shorter constant, negative axis",
+        "u = Compress<axis=-3>(t, k)",
+        "2 a[0] c[0] b[1]",
+        "3 a[0] c[0]",
+        k=np.array([True, False, True]),
+        b=(4, 2, 1, 1),
+    ),
+    between("Compress of another axis", "u = Compress<axis=2>(t, k)", k=np.array([True, False, True])),
+    case(
+        "OneHot of indices that a product picks: the axis it makes is weighed",
+        "e = OneHot<axis=1>(x, d, v)\nt = MatMul(a, e)\nu = Relu(t)\ny = MatMul(b, u)",
+        "6 a[0] b[1]",
+        inputs="int64[2,5] x",
+        a=(6, 7),
+        d=np.array(7),
+        v=np.array([0, 1], np.float32),
+        b=(4, 6),
+    ),
+    between(
+        "OneHot around the channels",
+        "m = ArgMax<axis=3, keepdims=0>(t)\nu = OneHot<axis=3>(m, d, v)",
+        d=np.array(8),
+        v=np.array([0, 1], np.float32),
+    ),
+    between(
+        "OneHot in front of the channels",
+        "m = ArgMax<axis=3, keepdims=0>(t)\nh = OneHot<axis=1>(m, d, v)\nu = Transpose<perm=[0,2,1,3]>(h)",
+        d=np.array(8),
+        v=np.array([0, 1], np.float32),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_law(case: Case) -> None:
+    check(case)
