@@ -157,8 +157,7 @@ def prune(
     seconds = {"load": loaded, "prune": time.perf_counter() - began - loaded}
     announce("measure the error")
     fidelity = measure(model, state.model, seed=seed, given=real if unseen is None else unseen, seen=unseen is None)
-    notes = state.data.get("notes", ())
-    report = build_report(model, analysed, state.model, records, command, seconds, fidelity, notes)
+    report = build_report(model, analysed, state.model, records, command, seconds, fidelity, state.data)
     return Result(model, state.model, plans.from_records(model, records), report, tuple(records))
 
 
@@ -303,6 +302,7 @@ def _steps(options: PruneOptions, original: Callable[[], Model]) -> list[Step]:
     targets = next((share for share in amounts.values() if share is not None), None)
     ways = {"ratio": options["ratio"], "target": targets, "passes": options["passes"], "plan": options["plan"]}
     given = [name for name, way in ways.items() if way is not None]
+    given += ["sparsity"] * (options["sparsity"] is not None and bool({"passes", "plan"} & {*given}))
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} exclude each other", "give one way to say what to remove")
     if (plan := options["plan"]) is not None:
@@ -311,19 +311,22 @@ def _steps(options: PruneOptions, original: Callable[[], Model]) -> list[Step]:
 
 
 def _preset(options: PruneOptions, amounts: Mapping[str, float | None]) -> str:
-    """The text of a preset with the amount filled in; without an amount nothing is cut."""
-    preset, ratio, multiple = options["preset"], options["ratio"], options["round_to"]
+    """The text of a preset with the amounts filled in; without an amount nothing is cut."""
+    preset, ratio, multiple, sparsity = (options[name] for name in ("preset", "ratio", "round_to", "sparsity"))
     if preset not in PRESETS:
         raise UsageError(f"no preset is called '{preset}'", f"presets: {', '.join(sorted(PRESETS))}")
     shares = {name: share for name, share in amounts.items() if share is not None}
     if not ratio and not shares:
-        preset = "clean"
+        preset = "sparse" if sparsity else "clean"
+    if sparsity and "{sparsify}" not in PRESETS[preset]:
+        raise UsageError(f"preset '{preset}' cannot make weights zero", "use the preset obs with --sparsity")
     if ratio is not None:
         choice = f"uniform(ratio={ratio}, multiple={multiple})"
     else:
         targets = "".join(f"{name}={share}, " for name, share in shares.items())
         choice = f"{CHOICES.get(preset, 'choose')}({targets}multiple={multiple})"
-    text = PRESETS[preset].format(choice=choice, seed=options["seed"])
+    sparsify = f"sparsify(ratio={sparsity}), " if sparsity else ""
+    text = PRESETS[preset].format(choice=choice, sparsify=sparsify, seed=options["seed"])
     return text.replace("calibrate(", "calibrate(given=True, ") if options["calibration_data"] is not None else text
 
 

@@ -227,7 +227,7 @@ def _write_page(report: Any, path: Path) -> None:
 
 
 def _advice(report: Any) -> list[str]:
-    if report.kept.channels == 1 and report.groups:
+    if report.kept.channels == 1 and report.groups and not report.sparsity:
         return ["Nothing was asked to be removed: --ratio 30%, --target-macs 80% or --target-params 50% prune."]
     return []
 

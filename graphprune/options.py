@@ -168,6 +168,10 @@ class PruneOptions(CutOptions, total=False):
         float | None, Option(None, "Share of multiply-accumulates to keep, e.g. 80%.", "SHARE", read=share)
     ]
     target_params: Annotated[float | None, Option(None, "Share of parameters to keep, e.g. 50%.", "SHARE", read=share)]
+    sparsity: Annotated[
+        float | None,
+        Option(None, "Share of multiply-accumulates to meet a zero, which compiled models skip.", "SHARE", read=share),
+    ]
     preset: Annotated[
         str, Option("obs", "How units are scored: obs, magnitude, l1, slimming, random.", "NAME", choices=_presets)
     ]

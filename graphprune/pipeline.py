@@ -34,10 +34,12 @@ from graphprune.state import Pass, State
 ENTRY_POINTS = "graphprune.passes"
 
 # The common roads. Shape arithmetic is folded before a cut so that it pins nothing; what a cut leaves dead, and what
-# can be folded once widths are final, goes after. ``{choice}`` is where the amount asked for is filled in.
+# can be folded once widths are final, goes after. Amounts asked for are filled in at ``{choice}`` and ``{sparsify}``.
 BEFORE, AFTER = "fold_shapes, fold_constants", "fold_constants, fold_batchnorm, clean"
+CALIBRATED = f"{BEFORE}, fold_batchnorm, calibrate(seed={{seed}})"
 PRESETS = {
-    "obs": f"{BEFORE}, fold_batchnorm, calibrate(seed={{seed}}), obs, {{choice}}, cut, reconstruct, repair, {AFTER}",
+    "obs": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",
+    "sparse": f"{CALIBRATED}, {{sparsify}}repair, {AFTER}",
     "magnitude": f"{BEFORE}, magnitude(power=2), {{choice}}, cut, {AFTER}",
     "l1": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",
     "slimming": f"{BEFORE}, batchnorm_scale, {{choice}}, cut, {AFTER}",

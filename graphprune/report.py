@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import msgspec
 
@@ -161,7 +162,11 @@ class TargetReport(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The whole of ``report.json``; ``fidelity`` is how wrong the result is, ``None`` where nothing was made."""
+    """The whole of ``report.json``.
+
+    ``fidelity`` is how wrong the result is, ``None`` where nothing was made; ``sparsity`` the share of its
+    multiply-accumulates, over the layers that were given zeros, that meet one.
+    """
 
     model: str
     command: str
@@ -180,6 +185,7 @@ class Report(msgspec.Struct, frozen=True):
     seconds: dict[str, float] = {}
     notes: list[str] = []
     fidelity: Fidelity | None = None
+    sparsity: float = 0.0
 
     @property
     def law_error(self) -> float | None:
@@ -200,7 +206,7 @@ def build(
     command: str,
     seconds: Mapping[str, float],
     fidelity: Fidelity | None = None,
-    notes: Sequence[str] = (),
+    left: Mapping[str, Any] | None = None,
 ) -> Report:
     """Gather a report.
 
@@ -212,7 +218,7 @@ def build(
         command: what produced it, to be shown.
         seconds: wall time by stage.
         fidelity: how wrong the result is.
-        notes: what passes had to say.
+        left: what passes left in ``data``: their ``notes``, the ``sparsity`` they reached.
     """
     removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
     dependencies = analysed.dependencies
@@ -250,7 +256,8 @@ def build(
         versions=versions(),
         fidelity=fidelity,
         tradeoff=analysed.data.get("tradeoff"),
-        notes=list(notes),
+        notes=list((left or {}).get("notes", ())),
+        sparsity=round((left or {}).get("sparsity", 0.0), 6),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
     )
 

@@ -24,6 +24,8 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
     table.add_row(
         "weights", size_text(before.bytes), size_text(after.bytes), _share(after.bytes / max(before.bytes, 1))
     )
+    if report.sparsity:
+        table.add_row("MACs that meet a zero", "", f"{report.sparsity:.1%}")
     table.add_section()
     if (whole := report.fidelity) is not None:
         label = f"error of the whole, {whole.inputs} {whole.source}"

@@ -123,3 +123,19 @@ def test_a_trained_network_works_with_half_of_its_weights(tmp_path: Path) -> Non
     assert any("50% of the multiply-accumulates" in note for note in result.report.notes)
     result.save(tmp_path / "half.onnx")
     assert resnet.evaluate(onnxruntime_run(tmp_path / "half.onnx"), items)[0].accuracy > 0.92
+
+
+def test_the_option_works_alone_and_after_a_cut() -> None:
+    alone = graphprune.prune(three_layers(), sparsity=0.5, round_to=1)
+    both = graphprune.prune(three_layers(), ratio=0.5, sparsity=0.5, round_to=1)
+    assert alone.report.kept.channels == 1
+    assert both.report.kept.channels == 0.5
+    for result in (alone, both):
+        assert 0.45 < result.report.sparsity <= 0.5
+        zero = sum(int((rows(result.model, name) == 0).sum()) for name in "vw")
+        assert zero / sum(rows(result.model, name).size for name in "vw") == pytest.approx(result.report.sparsity)
+
+
+def test_only_calibrated_presets_can() -> None:
+    with pytest.raises(UsageError, match="preset 'magnitude' cannot"):
+        graphprune.prune(three_layers(), ratio=0.5, sparsity=0.5, preset="magnitude")
