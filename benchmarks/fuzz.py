@@ -1,7 +1,7 @@
 """Hostile input to the command line, at random: `python -m benchmarks.fuzz --cases 10000 --jobs 2`.
 
-Each case damages a real model (bytes, or fields of its protobuf), a plan, a pipeline or calibration data, and runs one
-verb on it in a forked process with limits on memory and time. It must end in time with a documented exit code, say why
+Each case damages a real model (bytes, or fields of its protobuf), a plan, a pipeline, calibration data or a config file,
+and runs one verb on it in a forked process with limits on memory and time. It must end in time with a documented exit code, say why
 in at most two lines, and leave no stray file. Native crashes inside onnx or onnxruntime are counted apart: the command
 line survives them in one line, and the table says how many there were. The same seed gives the same cases.
 """
@@ -66,6 +66,17 @@ TEXTS += [
     "?",
     "-1",
 ]
+GIVEN = {"m.onnx", "p.json", "x.json", "x.npz", "c.toml", "out", "err"}
+WRITTEN = {"s.onnx", "s.plan.json", "s.onnx.data", "r.html"}
+CONFIG = b"""ratio = "50%"
+preset = "magnitude"
+round-to = 8
+exclude = "head|shortcut"
+input-shape = ["image:1,1,28,28"]
+seed = 3
+calibration-data = "x.npz"
+json = true
+"""
 
 
 # ------------------------------------------------------------------------------------------------------ what is damaged
@@ -252,7 +263,7 @@ def maker(seed: int) -> Maker:
 
     def make(number: int, folder: Path) -> Case:
         rng = random.Random(f"{seed}:{number}")
-        kind = rng.choices(["bytes", "fields", "plan", "pipeline", "data"], [25, 50, 15, 7, 3])[0]
+        kind = rng.choices(["bytes", "fields", "plan", "pipeline", "data", "config"], [20, 50, 15, 7, 3, 5])[0]
         name, data = rng.choice(models if kind in ("bytes", "fields") else networks)
         if kind == "bytes":
             data = damage_bytes(data, rng)
@@ -263,10 +274,17 @@ def maker(seed: int) -> Maker:
         if kind == "plan":
             (folder / "p.json").write_bytes(damage_json(replay[name], rng))
             arguments += ["--plan", "p.json"]
+            if rng.random() < 0.3:
+                (folder / "x.json").write_bytes(replay[rng.choice(REAL)])
+                arguments = ["plan", "merge", *rng.sample(["p.json", "x.json"], 2), "-o", "s.plan.json"]
+                arguments += ["--model", "m.onnx"] if rng.random() < 0.5 else []
         elif kind == "pipeline":
             choice = "uniform(ratio=0.5, multiple=8)"
             text = PRESETS[rng.choice(list(PRESETS))].format(choice=choice, seed=0)
             arguments += ["--passes", damage_text(text, rng)]
+        elif kind == "config":
+            (folder / "c.toml").write_bytes(damage_bytes(CONFIG, rng))
+            arguments += ["--config", "c.toml"]
         elif kind == "data":
             np.savez(folder / "x.npz", image=np.zeros((8, 1, 28, 28), np.float32))
             (folder / "x.npz").write_bytes(damage_bytes((folder / "x.npz").read_bytes(), rng))
@@ -311,7 +329,7 @@ def start(case: Case) -> int:
 def judge(case: Case, status: int) -> tuple[str, str]:
     """What a case came to, and what it said; ``defect: …`` is what must not be."""
     said = (case.folder / "err").read_text("utf-8", "replace")
-    written = {p.name for p in case.folder.iterdir()} - {"m.onnx", "p.json", "x.npz", "out", "err"}
+    written = {p.name for p in case.folder.iterdir()} - GIVEN
     code = os.waitstatus_to_exitcode(status)
     lines = said.splitlines()
     if code < 0:
@@ -328,7 +346,7 @@ def judge(case: Case, status: int) -> tuple[str, str]:
         return f"defect: {len(lines)} lines", said
     if code and written:
         return f"defect: left {sorted(written)}", said
-    if not code and not written <= {"s.onnx", "s.plan.json", "s.onnx.data", "r.html"}:
+    if not code and not written <= WRITTEN:
         return f"defect: left {sorted(written)}", said
     return f"exit code {code}", said
 

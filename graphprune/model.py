@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from graphprune.errors import InvalidModelError
+from graphprune.errors import GraphpruneError, InvalidModelError
 from graphprune.onnxfile import LARGEST_INLINE, check, read
 from graphprune.output import new_files
 from graphprune.shapes import Shape, SymbolicShape, bind, infer, measure, symbol, symbolic_axes
@@ -217,6 +217,23 @@ def load(
         InvalidModelError: the file is missing, unreadable, no valid ONNX, or newer than the installed packages know.
         UsageError: ``input_shapes`` or ``dim_params`` do not fit the model's inputs.
     """
+    try:
+        return _load(source, input_shapes, dim_params)
+    except (GraphpruneError, MemoryError):
+        raise
+    except Exception as error:  # onnx, protobuf and graphsurgeon raise anything on what none of them expects
+        name = "the model" if isinstance(source, ModelProto) else source
+        raise InvalidModelError(
+            f"{name} cannot be read: {type(error).__name__}: {error}",
+            "check it with onnx.checker or export it again",
+        ) from error
+
+
+def _load(
+    source: str | os.PathLike[str] | ModelProto,
+    input_shapes: Mapping[str, tuple[int, ...]] | None,
+    dim_params: Mapping[str, int] | None,
+) -> Model:
     if isinstance(source, ModelProto):
         proto, name, external, folder = ModelProto(), "model", False, Path()
         proto.CopyFrom(source)

@@ -199,19 +199,21 @@ class _Prover:
         if cut:
             made_from = {name: sources for name, sources in watched(before).items() if name in after.shapes}
             silent = zeroed(before, cut)
-            reference = Runner(silent, also=made_from)(self._inputs)
+            reference: Arrays = Runner(silent, also=made_from)(self._inputs)
             result = self._run(step, after, made_from)
             layers = compare_layers(result, reference, made_from, cut, rtol(after, LAYERS_RTOL))
             reference, result = ({n: t[n] for n in after.outputs} for t in (reference, result))
             agreement = judge(result, reference, rtol(after, LAW_RTOL), silent, self._inputs)
         else:
-            known = self._known[1] if self._known and self._known[0] is before else Runner(before)(self._inputs)
+            same = self._known and self._known[0] is before
+            reference = self._known[1] if self._known and same else Runner(before)(self._inputs)
             result = self._run(step, after)
             allowed = math.inf if getattr(step.run, "approximate", False) else rtol(after, REWRITE_RTOL)
-            agreement = judge(result, known, allowed, before, self._inputs)
+            agreement = judge(result, reference, allowed, before, self._inputs)
         self._known = (after, result)
         for kind, proof in (("output", agreement), ("inner tensor", layers)):
             if proof is not None and not proof.holds:
+                _refuse_nan(before, reference)
                 worst = max(proof.outputs, key=lambda name: proof.outputs[name])
                 raise VerificationError(
                     f"after '{step.text}' {kind} '{worst}' is off by {proof.error:.2e}, "
@@ -227,6 +229,20 @@ class _Prover:
             raise VerificationError(
                 f"pass '{step.text}' made a model that does not run: {error}", "please report the model"
             ) from error
+
+
+def _refuse_nan(model: Model, outputs: Arrays) -> None:
+    """A model that computes NaN proves nothing: NaN equals nothing."""
+    lost = [name for name, values in outputs.items() if values.dtype.kind == "f" and np.isnan(values).any()]
+    if lost:
+        floats = ((n, c) for n, c in model.constants.items() if getattr(c.dtype, "kind", "") == "f")
+        culprit = next(
+            (f"weight '{n}' holds NaN or infinity" for n, c in floats if not np.isfinite(c.values).all()), ""
+        )
+        raise InvalidModelError(
+            f"{model.name} computes NaN at output '{lost[0]}', so that nothing can be proved",
+            culprit or "give sizes of real inputs with --input-shape, or the model may have diverged in training",
+        )
 
 
 def _check(model: Model, text: str) -> None:
