@@ -1,9 +1,9 @@
 """Hostile input to the command line, at random: `python -m benchmarks.fuzz --cases 10000 --jobs 2`.
 
-Each case damages a real model (bytes, or fields of its protobuf), a plan, a pipeline, calibration data or a config file,
-and runs one verb on it in a forked process with limits on memory and time. It must end in time with a documented exit code, say why
-in at most two lines, and leave no stray file. Native crashes inside onnx or onnxruntime are counted apart: the command
-line survives them in one line, and the table says how many there were. The same seed gives the same cases.
+Each case damages a real model (bytes, or fields of its protobuf), a plan, a pipeline, calibration data or a config
+file, and runs one verb on it in a forked process with limits on memory and time. It must end in time with a documented
+exit code, say why in at most two lines, and leave no stray file. Native crashes inside onnx or onnxruntime are counted
+apart: the command line survives them in one line. The same seed gives the same cases.
 """
 
 from __future__ import annotations
