@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-FAMILIES = ("classics",)
+FAMILIES = ("classics", "torchvision")
 
 
 @dataclass(frozen=True)

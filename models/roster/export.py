@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,27 +21,43 @@ def batches(names: Sequence[str]) -> dict[str, dict[int, str]]:
     return {name: {0: "batch"} for name in names}
 
 
-def enliven(network: torch.nn.Module, inputs: Sequence[Any], seed: int = 0) -> torch.nn.Module:
-    """Give vectors (biases, scales of normalisations) values of their own, and BatchNorms the statistics they see.
+def taking_tensors(network: torch.nn.Module, call: Callable[..., Any]) -> torch.nn.Module:
+    """`network` as a module of tensors in, tensors out: `call(network, *tensors)`."""
+    import torch
 
-    Freshly made networks have zeros and ones there, which would hide what a cut does to them; statistics that fit keep
-    activations at a steady size through any depth.
+    class TakingTensors(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, *tensors: torch.Tensor) -> Any:
+            return call(self.network, *tensors)
+
+    return TakingTensors()
+
+
+def enliven(network: torch.nn.Module, inputs: Sequence[torch.Tensor], seed: int = 0) -> None:
+    """Give constant parameters values of their own, and BatchNorms the statistics they see; then switch to evaluation.
+
+    Freshly made networks have zeros and ones in biases, scales of normalisations and some last layers, which would hide
+    what a cut does to them; statistics that fit keep activations at a steady size through any depth.
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.is_floating_point() and parameter.numel() == max(parameter.shape, default=1):
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            if parameter.is_floating_point() and parameter.numel() > 1 and parameter.min() == parameter.max():
+                width = parameter.shape[-1] if parameter.ndim > 1 and parameter.numel() > max(parameter.shape) else 100
+                parameter += torch.randn(parameter.shape, generator=generator) / width**0.5
         network.eval()
         norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
         for norm in norms:
             norm.momentum = 1.0
             norm.train()
-        if norms:
-            network(*inputs)
-    return network.eval()
+        if norms:  # of more than one item: a single value has no spread
+            network(*(torch.randn(4, *x.shape[1:]) if x.is_floating_point() else x for x in inputs))
+    network.eval()
 
 
 def export(path: Path, network: torch.nn.Module, inputs: Sequence[Any], *, open_sizes: Open, dynamo: bool) -> None:
@@ -49,7 +65,7 @@ def export(path: Path, network: torch.nn.Module, inputs: Sequence[Any], *, open_
 
     Args:
         path: the ONNX file.
-        network: in evaluation mode.
+        network: what `taking_tensors` made.
         inputs: tensors to trace with, in the order of `forward`.
         open_sizes: for every input by name, in order, the axes whose size stays symbolic.
         dynamo: whether the newer exporter does it.
@@ -59,8 +75,8 @@ def export(path: Path, network: torch.nn.Module, inputs: Sequence[Any], *, open_
     names = list(open_sizes)
     options: dict[str, Any] = {"input_names": names, "dynamo": dynamo}
     if dynamo:
-        dims = {name: torch.export.Dim(name, min=1, max=4096) for axes in open_sizes.values() for name in axes.values()}
-        options["dynamic_shapes"] = tuple({k: dims[n] for k, n in open_sizes[name].items()} for name in names)
+        auto = torch.export.Dim.DYNAMIC
+        options["dynamic_shapes"] = (tuple(dict.fromkeys(axes, auto) for axes in open_sizes.values()),)
         options |= {"external_data": False, "verbose": False}
     else:
         options |= {"dynamic_axes": {name: dict(axes) for name, axes in open_sizes.items() if axes}}

@@ -12,14 +12,16 @@ import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.api import Inspection, inspect, prune
-from graphprune.errors import NothingToPruneError, TargetNotReachedError, VerificationError
+from graphprune.cost import CostModel
+from graphprune.errors import VerificationError
 from graphprune.model import Model, load
+from graphprune.pipeline import AFTER, BEFORE, Step, parse, run
 from graphprune.rules import Dim
+from graphprune.state import State
 from models.roster import Entry
 from models.zoo import MissingError
 
-PIPELINE = {"ratio": 0.5, "preset": "magnitude", "round_to": 1}
+CHOICE = "magnitude(power=2), uniform(ratio=0.5)"
 # Why an axis stays that is no fault of the analysis: the caller sees it.
 INTERFACE = ("graph output", "graph input")
 
@@ -110,28 +112,27 @@ def _told(error: Exception) -> str:
 
 def _pruned(model: Model, row: Row) -> Row:
     began, processor = time.perf_counter(), time.process_time()
-    found = inspect(model)
+    prepared = State(model)
+    for step in parse(BEFORE):
+        prepared = step.run(prepared)
+    found = coverage(prepared)
+    processor = time.process_time() - processor
+    before = CostModel(prepared.model).at()
     row = msgspec.structs.replace(
-        row,
-        parameters=found.report.before.parameters,
-        nodes=len(model.graph.nodes),
-        analysis_seconds=time.process_time() - processor,
-        **coverage(found),
+        row, parameters=before.parameters, nodes=len(model.graph.nodes), analysis_seconds=processor, **found
     )
-    del found  # a folded copy of the model
-    try:
-        report = prune(model, **PIPELINE).report  # type: ignore[arg-type]
-    except (NothingToPruneError, TargetNotReachedError) as error:
-        seconds = time.perf_counter() - began
-        return msgspec.structs.replace(row, outcome="nothing to prune", detail=_told(error), seconds=seconds)
-    law = next(step for step in report.steps if step.law)
+    # What is prepared is not prepared again, but proved like any other step.
+    steps = [Step(BEFORE, lambda state: prepared), *parse(f"{CHOICE}, cut, {AFTER}")]
+    state, records = run(State(model), steps)
+    law = next((record.agreement for record in records if record.cut), None)
+    after = CostModel(state.model).at()
     return msgspec.structs.replace(
         row,
-        outcome="pruned",
-        parameters_removed=1 - report.kept.parameters,
-        macs_removed=1 - report.kept.macs,
-        error=law.error,
-        tolerance=law.tolerance,
+        outcome="pruned" if law else "nothing to prune",
+        parameters_removed=1 - after.parameters / max(before.parameters, 1),
+        macs_removed=1 - after.macs / max(before.macs, 1),
+        error=law and law.error,
+        tolerance=law and law.rtol,
         seconds=time.perf_counter() - began,
     )
 
@@ -139,7 +140,7 @@ def _pruned(model: Model, row: Row) -> Row:
 # ----------------------------------------------------------------------------------------------------------- coverage
 
 
-def coverage(found: Inspection) -> dict[str, object]:
+def coverage(state: State) -> dict[str, object]:
     """How many units there are, how many can be pruned, and why the others stay: fields of a `Row`.
 
     A unit is a position of an axis along which a constant weight makes channels: an output channel of a convolution, a
@@ -148,14 +149,14 @@ def coverage(found: Inspection) -> dict[str, object]:
     it with no other weight in between (class scores behind a Softmax).
     """
     free: Counter[Dim] = Counter()
-    for group in found.dependencies.groups:
+    for group in state.dependencies.groups:
         for dim, labels in group.labels.items():
             free[dim] += int((np.asarray(labels) >= 0).sum())
-    pins = {pin.dim: pin for pin in found.dependencies.pinned}
+    pins = {pin.dim: pin for pin in state.dependencies.pinned}
     units = prunable = 0
     held: Counter[str] = Counter()
-    for dim, last in made_axes(found.model).items():
-        size = found.model.shapes[dim.tensor][dim.axis] or 0
+    for dim, last in made_axes(state.model).items():
+        size = state.model.shapes[dim.tensor][dim.axis] or 0
         pin = pins.get(dim)
         if not free[dim] and (last or (pin and pin.why in INTERFACE)):
             continue

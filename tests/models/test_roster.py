@@ -10,7 +10,8 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from graphprune.api import inspect
+from graphprune.model import load
+from graphprune.state import State
 from models.roster import Entry, roster
 from models.roster.measure import coverage, measure
 from models.roster.runs import rows_in, run
@@ -59,7 +60,7 @@ def entry(name: str, build=write) -> Entry:
 
 
 def test_coverage_counts_what_makes_channels_and_says_why_the_rest_stays():
-    found = coverage(inspect(tiny()))
+    found = coverage(State(load(tiny())))
     assert found["units"] == 16 + 12  # no depthwise filters, no class scores
     assert found["prunable"] == 16
     assert list(found["held"].values()) == [12]
