@@ -12,7 +12,7 @@ import typer
 from graphprune import cli_plan
 from graphprune.errors import GraphpruneError, LimitError, UsageError, VerificationError
 from graphprune.flags import verb
-from graphprune.options import InspectOptions, PruneOptions, RunOptions
+from graphprune.options import CutOptions, InspectOptions, PruneOptions, RunOptions, share, split
 from graphprune.terminal import Terminal, fail
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ ReportPath = Annotated[
     Path | None, typer.Option("--report", help="Also write the report as a page to read.", metavar="FILE.html")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]
+SHARES = "SHARE,SHARE"
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and prove, but compile and write nothing.")]
 
 
@@ -74,7 +75,8 @@ def prune(
         Path | None, typer.Option("-o", "--output", help="The file to write. [default: MODEL.pruned.onnx]")
     ] = None,
     report: ReportPath = None,
-    dry_run: DryRun = False,
+    dry_run: SHARES = "SHARE,SHARE"
+DryRun = False,
     force: Force = False,
     **options: Unpack[PruneOptions],
 ) -> None:
@@ -118,7 +120,8 @@ def compile(
     target: Annotated[
         list[str], typer.Option(help="What to compile for; repeatable.", autocompletion=lambda: _targets())
     ] = ["host"],  # noqa: B006  (typer copies it)
-    dry_run: DryRun = False,
+    dry_run: SHARES = "SHARE,SHARE"
+DryRun = False,
     force: Force = False,
     **options: Unpack[PruneOptions],
 ) -> None:
@@ -144,6 +147,79 @@ def compile(
     terminal.data(result.report)
     written = "nothing written (--dry-run)" if dry_run else f"wrote {output}/"
     terminal.show(tables.summary(result.report, result.report.latency), *_advice(result.report), written)
+
+
+@verb(app)
+def sweep(
+    terminal: Terminal,
+    model: ModelPath,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The folder to write or go on with. [MODEL.sweep]")
+    ] = None,
+    ratio: Annotated[list[str], typer.Option(help="Shares to remove from every group.", metavar=SHARES)] = [],  # noqa: B006
+    target_macs: Annotated[
+        list[str], typer.Option(help="Shares of multiply-accumulates to keep.", metavar=SHARES)
+    ] = [],  # noqa: B006
+    target_params: Annotated[list[str], typer.Option(help="Shares of parameters to keep.", metavar=SHARES)] = [],  # noqa: B006
+    preset: Annotated[list[str], typer.Option(help="How units are scored.", metavar="NAMES")] = ["obs"],  # noqa: B006
+    target: Annotated[
+        list[str], typer.Option(help="What to compile every point for; without it none is.", metavar="NAMES")
+    ] = [],  # noqa: B006
+    jobs: Annotated[int, typer.Option(min=1, help="Points to make at a time.")] = 1,
+    ray: Annotated[str, typer.Option(help="Make them on a Ray cluster, or on `local`.", metavar="ADDRESS")] = "",
+    evaluation: Annotated[
+        str,
+        typer.Option(
+            "--eval", help="A command whose last line is the score of {model}; run without a shell.", metavar="COMMAND"
+        ),
+    ] = "",
+    max_error: Annotated[
+        str, typer.Option(help="Choose among points of at most this output error, e.g. 5%.", metavar="SHARE")
+    ] = "",
+    min_score: Annotated[float | None, typer.Option(help="Choose among points of at least this score.")] = None,
+    fastest: Annotated[bool, typer.Option("--fastest", help="Choose the fastest of them, not the smallest.")] = False,
+    timing_seconds: Annotated[float, typer.Option(min=0, help="How long to time all points in turn.")] = 5.0,
+    force: Annotated[bool, typer.Option("--force", help="Begin anew where the folder holds another sweep.")] = False,
+    **options: Unpack[CutOptions],
+) -> None:
+    """Prune by many amounts, and say which results are worth having. Run again, it makes only what is missing.
+
+    Values are separated by commas, or the flag is repeated.
+
+    Examples:
+
+    graphprune sweep model.onnx --target-macs 80%,60%,40% --max-error 20%
+
+    graphprune sweep model.onnx --ratio 0.2,0.4 --preset obs,magnitude --target host --jobs 2 --fastest --max-error 10%
+
+    graphprune sweep model.onnx --target-macs 70%,50% --eval "python my_eval.py {model}" --min-score 0.9
+    """
+    from graphprune import tables
+    from graphprune.sweep import sweep as run
+
+    output = output or model.with_suffix(".sweep")
+    shares = {"ratio": ratio, "target_macs": target_macs, "target_params": target_params}
+    with terminal.progress() as announce:
+        found = run(
+            model,
+            output,
+            amounts=[(name, share(text)) for name, texts in shares.items() for text in split(texts)],
+            presets=split(preset),
+            targets=split(target),
+            jobs=jobs,
+            ray=ray,
+            evaluation=evaluation,
+            max_error=share(max_error) if max_error else None,
+            min_score=min_score,
+            fastest=fastest,
+            timing_seconds=timing_seconds,
+            force=force,
+            announce=announce,
+            **options,
+        )
+    terminal.data(found)
+    best = [f"best: {output / 'points' / found.best}/model.onnx"] if found.best else []
+    terminal.show(tables.points(found), *best, f"wrote {output}/")
 
 
 @verb(app)

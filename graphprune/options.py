@@ -59,6 +59,11 @@ def share(text: str) -> float:
         raise UsageError(f"'{text}' is neither a percentage nor a share", "write 80% or 0.8") from error
 
 
+def split(texts: list[str]) -> list[str]:
+    """Values that are separated by commas, or given one by one."""
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
 def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
     """``NAME:1,3,224,224`` each, as sizes by name."""
     found = {}

@@ -6,15 +6,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from rich import box
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from graphprune.errors import visible
 from graphprune.execute import TargetInfo
 from graphprune.latency import Timing
+from graphprune.pareto import COLUMNS, Table, rows
 from graphprune.report import Report, size_text
 
 
-def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
+def summary(report: Report, latency: Mapping[str, Timing]) -> RichTable:
     """Before, after and the share kept; the proofs; the latencies."""
     table = _table("", "before", "after", "kept")
     before, after = report.before, report.after
@@ -28,7 +29,7 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
         table.add_row("MACs that meet a zero", "", f"{report.sparsity:.1%}")
     table.add_section()
     if (whole := report.fidelity) is not None:
-        label = f"error of the whole, {whole.inputs} {whole.source}"
+        label = f"error on {whole.inputs} {whole.source}"
         table.add_row(label, "", f"{whole.error:.2%}", f"cosine {whole.cosine:.4f}")
     law = next((s for s in report.steps if s.law), None)
     if law is not None:
@@ -50,7 +51,7 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> Table:
     return table
 
 
-def latencies(timings: Mapping[str, Timing]) -> Table:
+def latencies(timings: Mapping[str, Timing]) -> RichTable:
     """Medians, quartiles and ratios of a bench run."""
     table = _table("", "median", "quartiles", "of the first")
     for name, t in timings.items():
@@ -58,7 +59,20 @@ def latencies(timings: Mapping[str, Timing]) -> Table:
     return table
 
 
-def targets(found: Sequence[TargetInfo]) -> Table:
+def points(found: Table) -> RichTable:
+    """The points of a sweep; failures below."""
+    wanted = [k for k, name in enumerate(COLUMNS) if name not in ("parameters", "cosine")]
+    table = _table(*(COLUMNS[k] for k in wanted))
+    for row in rows(found):
+        if row[1]:
+            table.add_row(*(visible(row[k]) for k in wanted))
+    for point in found.points:
+        if point.failure:
+            table.add_row(point.name, visible(point.failure))
+    return table
+
+
+def targets(found: Sequence[TargetInfo]) -> RichTable:
     """What can be compiled for, what is missing for that, and what runs the result here."""
     table = _table("target", "triple", "to compile", "to run here")
     for column in table.columns:
@@ -68,7 +82,7 @@ def targets(found: Sequence[TargetInfo]) -> Table:
     return table
 
 
-def groups(report: Report) -> Table:
+def groups(report: Report) -> RichTable:
     """Every group with its units and how many axes move together."""
     table = _table("group", "units", "coupled axes")
     for group in report.groups:
@@ -76,7 +90,7 @@ def groups(report: Report) -> Table:
     return table
 
 
-def pins(report: Report) -> Table:
+def pins(report: Report) -> RichTable:
     """The reasons for pinned axes, most frequent first, with an example each; the report lists every axis."""
     table = _table("pinned because", "axes", "for example")
     found: Counter[str] = Counter()
@@ -98,8 +112,8 @@ def totals(report: Report) -> str:
     return f"{len(report.groups)} groups, {figures}" + (f" at {at}" if at else "")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(*columns: str) -> RichTable:
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for k, column in enumerate(columns):
         table.add_column(column, justify="right" if k else "left", overflow="fold" if k == 0 else "ellipsis")
     return table

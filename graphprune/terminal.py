@@ -60,13 +60,18 @@ class Terminal:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("start", total=None)
 
             def announce(text: str) -> None:
-                shown = escape(visible(text if len(text) <= 28 else text[:27] + "…"))
-                bar.reset(task, description=shown, total=None)
+                for old in bar.task_ids:
+                    bar.remove_task(old)
+                bar.add_task(escape(visible(text if len(text) <= 28 else text[:27] + "…")), total=None)
 
-            with watched(lambda share: bar.update(task, completed=share, total=1.0)):
+            def hear(share: float) -> None:
+                task = bar.tasks[-1]
+                bar.update(task.id, completed=max(share, task.completed), total=1.0)  # some parts are gone through twice
+
+            announce("start")
+            with watched(hear):
                 yield announce
 
 

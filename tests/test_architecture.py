@@ -19,11 +19,11 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["cli_plan"],
-    ["flags"],
+    ["flags", "sweep"],
     ["api"],
     ["options"],
     ["html", "tables", "terminal"],
-    ["picture", "merge"],
+    ["picture", "merge", "pareto"],
     ["plan", "report"],
     ["execute"],
     ["runtime"],
@@ -47,6 +47,7 @@ OPEN_TO_PASSES = {name for layer in LAYERS[RANK["pipeline"] + 1 :] for name in l
 # The modules that may import a package, for those that belong in one place.
 HOMES = {
     "jinja2": {"html"},
+    "ray": {"sweep"},
     "networkx": {"budget", "coupling", "groups"},
     "tvm": {"compiler"},
     "tomli_w": {"flags"},
