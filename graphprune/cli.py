@@ -75,8 +75,7 @@ def prune(
         Path | None, typer.Option("-o", "--output", help="The file to write. [default: MODEL.pruned.onnx]")
     ] = None,
     report: ReportPath = None,
-    dry_run: SHARES = "SHARE,SHARE"
-DryRun = False,
+    dry_run: DryRun = False,
     force: Force = False,
     **options: Unpack[PruneOptions],
 ) -> None:
@@ -120,8 +119,7 @@ def compile(
     target: Annotated[
         list[str], typer.Option(help="What to compile for; repeatable.", autocompletion=lambda: _targets())
     ] = ["host"],  # noqa: B006  (typer copies it)
-    dry_run: SHARES = "SHARE,SHARE"
-DryRun = False,
+    dry_run: DryRun = False,
     force: Force = False,
     **options: Unpack[PruneOptions],
 ) -> None:
@@ -219,7 +217,7 @@ def sweep(
         )
     terminal.data(found)
     best = [f"best: {output / 'points' / found.best}/model.onnx"] if found.best else []
-    terminal.show(tables.points(found), *best, f"wrote {output}/")
+    terminal.show(*tables.points(found), *best, f"wrote {output}/")
 
 
 @verb(app)

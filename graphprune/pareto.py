@@ -24,7 +24,7 @@ class Point(msgspec.Struct, frozen=True):
         fidelity: how wrong it is.
         score: what the user's evaluation says, high is good; ``None`` without one.
         latency_ms: median of one call by what ran it.
-        best_on: whether no other point is both smaller and more right.
+        on_front: whether no other point is both smaller and more right.
         failure: why there is no such result; the figures above are empty then.
     """
 
@@ -127,12 +127,14 @@ def comma_separated(table: Table) -> str:
     """Plain numbers for a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["point", "macs", "parameters", "bytes", "error", "cosine", "score", "latency_ms", "front", "failure"])
+    writer.writerow(
+        ["point", "macs", "parameters", "bytes", "error", "cosine", "score", "latency_ms", "front", "failure"]
+    )
     for p in table.points:
         kept, found = p.kept or Ratios(1, 1, 1), p.fidelity
-        figures = [kept.macs, kept.parameters, p.bytes, found.error, found.cosine] if found else [""] * 5
+        values = [kept.macs, kept.parameters, p.bytes, found.error, found.cosine] if found else [""] * 5
         score = "" if p.score is None else p.score
-        writer.writerow([p.name, *figures, score, p.fastest_ms if p.latency_ms else "", int(p.on_front), p.failure])
+        writer.writerow([p.name, *values, score, p.fastest_ms if p.latency_ms else "", int(p.on_front), p.failure])
     return text.getvalue()
 
 

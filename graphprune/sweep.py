@@ -13,7 +13,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -125,8 +125,7 @@ def sweep(
     ]
     missing = [task for task in tasks if not _finished(Path(task.folder))]
     announce(f"{len(missing)} of {len(tasks)} points to make")
-    for _ in _made(missing, jobs, ray):
-        pass
+    _make_all(missing, jobs, ray)
     names = [Path(task.folder).name for task in tasks]
     points = [_read(folder / POINTS / name) for name in names]
     original_score = None
@@ -189,17 +188,17 @@ def _read(folder: Path) -> Point:
     return Point(folder.name, report.kept, report.after.bytes, report.fidelity)
 
 
-def _made(tasks: Sequence[Task], jobs: int, ray: str) -> Iterator[None]:
+def _make_all(tasks: Sequence[Task], jobs: int, ray: str) -> None:
     """Make points, in this process or in others; the first error ends it, points made so far stay."""
     if not tasks or (jobs == 1 and not ray):
         for task in track(tasks):
-            yield make(task)
+            make(task)
         return
     with _executor(jobs, ray) as executor:
-        futures = [executor.submit(make, task) for task in tasks]
+        futures = as_completed([executor.submit(make, task) for task in tasks])
         try:
-            for _, future in zip(track(range(len(tasks))), as_completed(futures), strict=False):
-                yield future.result()
+            for _ in track(tasks):
+                next(futures).result()
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
@@ -261,7 +260,9 @@ def _claim(folder: Path, shared: Mapping[str, Any], force: bool) -> None:
             before = msgspec.json.decode(old)
             now = msgspec.json.decode(text)
             differs = next((name for name in now if before.get(name) != now[name]), "model")
-            raise OutputError(f"{folder} holds another sweep: '{differs}' differs", "choose another with -o, or --force")
+            raise OutputError(
+                f"{folder} holds another sweep: '{differs}' differs", "choose another with -o, or --force"
+            )
         shutil.rmtree(folder / POINTS, ignore_errors=True)
     elif not note.is_file():
         claim_folder(folder, False)
@@ -320,8 +321,13 @@ def _timed(
 
     made = {p.name: folder / POINTS / p.name for p in points if p.kept}
     paths = [path if (path / machine()).is_dir() else path / "model.onnx" for path in made.values()]
-    sizes = {key: options[key] for key in ("input_shapes", "dim_params", "seed")}
-    timings = api.bench([model, *paths], seconds=seconds, **sizes)
+    timings = api.bench(
+        [model, *paths],
+        seconds=seconds,
+        input_shapes=options["input_shapes"],
+        dim_params=options["dim_params"],
+        seed=options["seed"],
+    )
     found: dict[str, dict[str, float]] = {}
     original = next(iter(timings.values())).median_ms
     for label, timing in timings.items():

@@ -59,17 +59,14 @@ def latencies(timings: Mapping[str, Timing]) -> RichTable:
     return table
 
 
-def points(found: Table) -> RichTable:
-    """The points of a sweep; failures below."""
-    wanted = [k for k, name in enumerate(COLUMNS) if name not in ("parameters", "cosine")]
+def points(found: Table) -> list[RichTable | str]:
+    """The points of a sweep; those that could not be made below."""
+    given = [row for row in rows(found) if row[1]]
+    wanted = [k for k, name in enumerate(COLUMNS) if name not in ("parameters", "cosine") and any(r[k] for r in given)]
     table = _table(*(COLUMNS[k] for k in wanted))
-    for row in rows(found):
-        if row[1]:
-            table.add_row(*(visible(row[k]) for k in wanted))
-    for point in found.points:
-        if point.failure:
-            table.add_row(point.name, visible(point.failure))
-    return table
+    for row in given:
+        table.add_row(*(visible(row[k]) for k in wanted))
+    return [table, *(f"not made: {p.name}: {visible(p.failure)}" for p in found.points if p.failure)]
 
 
 def targets(found: Sequence[TargetInfo]) -> RichTable:

@@ -68,7 +68,9 @@ class Terminal:
 
             def hear(share: float) -> None:
                 task = bar.tasks[-1]
-                bar.update(task.id, completed=max(share, task.completed), total=1.0)  # some parts are gone through twice
+                bar.update(
+                    task.id, completed=max(share, task.completed), total=1.0
+                )  # some parts are gone through twice
 
             announce("start")
             with watched(hear):
