@@ -71,7 +71,7 @@ class Unet(nn.Layer):
         middle = relu(self.down[1](pool(wide, 2)))
         low = relu(self.down[2](pool(middle, 2)))
         x = relu(self.mix[0](paddle.concat([self.up(low), middle], axis=1)))
-        x = nn.functional.interpolate(x, scale_factor=[2.0, 2.0], mode="bilinear")
+        x = nn.functional.interpolate(x, size=[16, 16], mode="bilinear")
         return self.head(relu(self.mix[1](paddle.concat([x, wide], axis=1))))
 
 
