@@ -17,11 +17,11 @@ def _blocks(wide: Operand, narrow: Operand, channels_first: bool) -> Ties:
 
 def _depth_to_space_ties(call: Call) -> Ties:
     """A block of pixels is made of channels: in CRD order side by side (Shi et al. 2016), in DCR order spread."""
-    yield from _blocks(call.x, call.y, call.attrs.get("mode", "DCR") == "CRD")
+    yield from _blocks(call.x, call.y, call.attrs.get("mode") == "CRD")
 
 
 def _space_to_depth_ties(call: Call) -> Ties:
-    yield from _blocks(call.y, call.x, call.attrs.get("mode", "DCR") == "CRD")
+    yield from _blocks(call.y, call.x, call.attrs.get("mode") == "CRD")
 
 
 def _col2im_ties(call: Call) -> Ties:

@@ -1,0 +1,191 @@
+"""How many wrong rules the tests notice: every rule is made wrong in many small ways, and its tiny nets run each time.
+
+    python -m benchmarks.mutation [--module convolution ...] [--sample 200]
+
+A mutant changes one place of one file of ``graphprune/rules``: a comparison, an operation, a constant, a condition, a
+statement left out (DeMillo, Lipton & Sayward 1978). It is killed if a test fails or takes too long. Survivors are
+printed, as they were and as they are. Every mutant lives in a process of its own, forked from one that has the heavy
+packages loaded; nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib.abc
+import importlib.util
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parent.parent
+RULES = ROOT / "graphprune" / "rules"
+SECONDS = 120  # for the tests of one mutant
+
+# What holds a file to account, first what finds most; the tiny nets of its own come before these.
+EVERYTHING = ["tests/rules", "tests/test_coupling.py"]
+LAYERS = ["tests/test_calibration.py", "tests/passes/test_reconstruct.py"]
+ALSO = {
+    "__init__": EVERYTHING,
+    "base": EVERYTHING,
+    "convolution": LAYERS,
+    "layer": LAYERS,
+    "linear": LAYERS,
+}
+
+_COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+_OPERATIONS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv,
+    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+_SILENT = ("Assert", "Import", "ImportFrom", "Raise")
+
+
+def mutants(source: str) -> Iterator[tuple[int, str]]:
+    """Every mutant of a module: the line it changes, and the whole source."""
+    tree = ast.parse(source)
+    for change in _changes(tree):
+        changed = copy.deepcopy(tree)
+        # The copy is walked as the original was, so that equal numbers are equal places.
+        number, mutate = change
+        node = list(ast.walk(changed))[number]
+        line = getattr(node, "lineno", 0)
+        mutate(node)
+        yield line, ast.unparse(ast.fix_missing_locations(changed))
+
+
+def _changes(tree: ast.Module) -> Iterator[tuple[int, Callable[[ast.AST], None]]]:
+    """Which node, by its place in ``ast.walk``, and what to do to it."""
+    outside = {id(inner) for node in ast.walk(tree) for part in _not_computed(node) for inner in ast.walk(part)}
+    for number, node in enumerate(ast.walk(tree)):
+        if id(node) in outside:
+            continue
+        match node:
+            case ast.Compare():
+                for k, op in enumerate(node.ops):
+                    yield number, lambda n, k=k, op=op: n.ops.__setitem__(k, _COMPARISONS[type(op)]())
+            case ast.BinOp() if type(node.op) in _OPERATIONS:
+                yield number, lambda n: setattr(n, "op", _OPERATIONS[type(n.op)]())
+            case ast.BoolOp():
+                other = ast.And if isinstance(node.op, ast.Or) else ast.Or
+                yield number, lambda n, other=other: setattr(n, "op", other())
+            case ast.UnaryOp(op=ast.USub() | ast.Not()):
+                yield number, lambda n: setattr(n, "op", ast.UAdd())
+            case ast.If() | ast.IfExp():
+                yield number, lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test))
+            case ast.comprehension(ifs=[_, *_]):
+                yield number, lambda n: n.ifs.clear()
+            case ast.Constant(value=bool()):
+                yield number, lambda n: setattr(n, "value", not n.value)
+            case ast.Constant(value=int() | float()):
+                yield number, lambda n: setattr(n, "value", n.value + 1)
+            case ast.Constant(value=str()) if node.value.isidentifier():
+                yield number, lambda n: setattr(n, "value", n.value + "_")
+            case ast.Expr(value=ast.Yield() | ast.YieldFrom()):
+                yield number, _left_out
+            case ast.Expr(value=ast.Call()):
+                yield number, _left_out
+
+
+def _left_out(node: ast.AST) -> None:
+    assert isinstance(node, ast.Expr)
+    # A generator that yields nothing is still one.
+    node.value = ast.YieldFrom(ast.Tuple([], ast.Load())) if not isinstance(node.value, ast.Call) else ast.Constant(0)
+
+
+def _not_computed(node: ast.AST) -> Iterator[ast.AST]:
+    """Parts of a node that do not run or that no test may look at: annotations, docstrings, assertions, messages."""
+    for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+        if part is not None:
+            yield part
+    if type(node).__name__ in _SILENT or isinstance(node, ast.JoinedStr):
+        yield node
+    body = getattr(node, "body", None)
+    if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        yield body[0]
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives one module another source."""
+
+    def __init__(self, name: str, source: str, path: Path) -> None:
+        self.name, self.code, self.path = name, compile(source, str(path), "exec"), path
+
+    def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        """The module in question, no other."""
+        if name != self.name:
+            return None
+        spec = importlib.util.spec_from_loader(name, self, is_package=self.path.stem == "__init__")
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(str(self.path.parent))
+        return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the other source."""
+        exec(self.code, module.__dict__)
+
+
+def survives(path: Path, source: str, tests: list[str]) -> bool:
+    """Whether the tests pass with ``source`` in place of a file of the package; in a process of its own."""
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    signal.alarm(SECONDS)  # ends a mutant that loops
+    import pytest
+
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+        sys.meta_path.insert(0, _Finder(name, source, path))
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+    os._exit(int(code != pytest.ExitCode.OK))
+
+
+def main() -> None:
+    """Mutate, run, and print the share killed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = sorted(path.stem for path in RULES.glob("*.py"))
+    parser.add_argument("--module", nargs="*", default=names, choices=names, help="files of graphprune/rules")
+    parser.add_argument("--sample", type=int, default=0, help="this many mutants of each file, drawn at random")
+    options = parser.parse_args()
+
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for package in ("hypothesis", "networkx", "onnx.reference", "onnx_graphsurgeon", "onnxruntime", "pytest"):
+        importlib.import_module(package)
+
+    total = killed = 0
+    for module in options.module:
+        path = RULES / f"{module}.py"
+        own = f"tests/rules/test_{module}.py"
+        tests = [*([own] if Path(own).exists() else []), *ALSO.get(module, []), "tests/rules/test_rules.py"]
+        source = ast.unparse(ast.parse(path.read_text()))
+        if not survives(path, source, tests):
+            sys.exit(f"{module}: the tests fail as it is")
+        drawn = list(mutants(path.read_text()))
+        if 0 < options.sample < len(drawn):
+            drawn = random.Random(0).sample(drawn, options.sample)
+        alive = 0
+        for line, mutant in drawn:
+            if survives(path, mutant, tests):
+                alive += 1
+                was, now = next((a, b) for a, b in zip(source.splitlines(), mutant.splitlines(), strict=True) if a != b)
+                print(
+                    f"survives: {module}.py:{line}\n    {was.strip()}\n    {now.strip()}",
+                    flush=True,
+                )
+        print(f"{module}: {len(drawn) - alive} of {len(drawn)} mutants killed", flush=True)
+        total, killed = total + len(drawn), killed + len(drawn) - alive
+    print(f"all: {killed} of {total} mutants killed, {killed / max(total, 1):.1%}")
+
+
+if __name__ == "__main__":
+    main()

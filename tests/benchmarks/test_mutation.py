@@ -1,0 +1,53 @@
+"""Making rules wrong, to see whether the tests notice."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from benchmarks.mutation import RULES, mutants, survives
+
+SOURCE = '''"""A docstring."""
+
+
+def rule(call: int = 2) -> bool:
+    """Another."""
+    assert call == 3, f"{call}"
+    if call < 4 and not call % 5:
+        yield "name"
+    return [k for k in "no name" if k]
+'''
+MUTANTS = """
+def rule(call: int=3) -> bool:
+if not (call < 4 and (not call % 5)):
+if call < 4 or not call % 5:
+yield from ()
+if call <= 4 and (not call % 5):
+if call < 4 and +(call % 5):
+return [k for k in 'no name']
+if call < 5 and (not call % 5):
+if call < 4 and (not call // 5):
+yield 'name_'
+if call < 4 and (not call % 6):
+"""
+
+
+def test_every_mutant_changes_one_place_that_runs() -> None:
+    original = ast.unparse(ast.parse(SOURCE)).splitlines()
+    changed = []
+    for line, mutant in mutants(SOURCE):
+        [(was, now)] = [(a, b) for a, b in zip(original, mutant.splitlines(), strict=True) if a != b]
+        changed.append(now.strip())
+        assert SOURCE.splitlines()[line - 1].split()[0] == was.split()[0]
+    assert sorted(changed) == sorted(MUTANTS.strip().splitlines())
+
+
+def test_a_test_that_looks_kills_and_one_that_does_not_lets_live(tmp_path: Path) -> None:
+    path = RULES / "recurrent.py"
+    wrong = path.read_text().replace('["GRU"', '["XXX"')
+    test = tmp_path / "test_it.py"
+    test.write_text("from graphprune.rules import RULES\n\n\ndef test_it():\n    assert 'GRU' in RULES\n")
+    assert survives(path, path.read_text(), [str(test)])
+    assert not survives(path, wrong, [str(test)])
+    test.write_text("from graphprune.rules import RULES\n\n\ndef test_it():\n    assert 'Conv' in RULES\n")
+    assert survives(path, wrong, [str(test)])
