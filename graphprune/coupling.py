@@ -35,7 +35,7 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
         return None not in shapes.get(tensor.name, (None,))
 
     def operand(tensor: gs.Tensor) -> Operand | None:
-        if not tensor.name or not model.reads(tensor):
+        if not tensor.name or not (known(tensor) or model.reads(tensor)):
             return None  # an output that nobody reads is as good as omitted
         return Operand(tensor.name, shapes[tensor.name], constants.get(tensor.name))  # type: ignore[arg-type]
 
@@ -43,8 +43,15 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
         if any(t.name and not known(t) and model.reads(t) for t in (*node.inputs, *node.outputs)):
             yield node, None
             continue
-        inputs, outputs = tuple(map(operand, node.inputs)), tuple(map(operand, node.outputs))
+        left_out = _left_out(model, node)
+        inputs = tuple(map(operand, node.inputs))
+        outputs = tuple(None if t.name in left_out else operand(t) for t in node.outputs)
         yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset)
+
+
+def _left_out(model: Model, node: gs.Node) -> set[str]:
+    """Outputs behind the first that nobody reads: they are as good as omitted."""
+    return {tensor.name for tensor in node.outputs[1:] if not model.reads(tensor)}
 
 
 def rule_of(node: gs.Node, rules: Mapping[str, Rule] = RULES) -> Rule | None:
@@ -70,7 +77,7 @@ def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> tuple[nx.MultiGra
     """
     graph = nx.MultiGraph()
     choices: list[Open] = []
-    unread = {t.name for node in model.graph.nodes for t in node.outputs if not model.reads(t)}
+    unread = {name for node in model.graph.nodes for name in _left_out(model, node)}
     for name, shape in model.shapes.items():
         for axis, size in enumerate(shape):
             if size is not None and name not in unread:

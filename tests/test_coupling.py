@@ -82,3 +82,9 @@ def test_one_option_that_can_be_cut_is_no_ambiguity() -> None:
     assert len(choices) == 1
     assert not settle(graph, choices)
     assert [brief(g) for g in analyse(model).groups] == ["6 a[0] b[0]*64"]
+
+
+def test_nodes_that_nobody_reads_are_analysed_like_others() -> None:
+    body = "t = Conv(x, a)\ndead = Conv(t, d)\nlow, high = Split<axis=1>(t)\ny = Conv(high, b)"
+    groups = analyse(load(net(body, a=(6, 3, 1, 1), d=(5, 6, 1, 1), b=(4, 3, 1, 1)))).groups
+    assert [brief(g) for g in groups] == ["3 a[0] d[1]", "3 a[0] d[1] b[1]", "5 d[0]"]

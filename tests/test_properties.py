@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, target
+from hypothesis import given, settings, target
 from hypothesis import strategies as st
 from onnx import ModelProto
 
@@ -22,6 +22,7 @@ from graphprune.proof import LAW_RTOL
 from graphprune.state import State
 from tests.law import agree, brief, halves
 from tests.random_nets import random_net, random_perceptron
+from tests.tiny_nets import random_chain
 
 
 @st.composite
@@ -34,17 +35,39 @@ def perceptrons(draw: st.DrawFn) -> ModelProto:
     return random_perceptron(lambda n: draw(st.integers(0, n - 1)) if n > 1 else 0)
 
 
+@st.composite
+def chains(draw: st.DrawFn) -> ModelProto:
+    return random_chain(lambda n: draw(st.integers(0, n - 1)) if n > 1 else 0)
+
+
 SHARES = st.sampled_from([0.1, 0.5, 0.9, 1.0])
 SEEDS = st.integers(0, 1000)
 
 
-@given(nets(), SHARES, SEEDS)
-def test_cutting_equals_zeroing(proto: ModelProto, share: float, seed: int) -> None:
+def _hold(proto: ModelProto, share: float, seed: int) -> None:
     model = load(proto)
     groups = analyse(model).groups
     target(len(groups))
     agreement = agree(model, groups, halves(groups, seed, share), seed)
     assert agreement.holds, agreement
+
+
+@given(nets(), SHARES, SEEDS)
+def test_cutting_equals_zeroing(proto: ModelProto, share: float, seed: int) -> None:
+    _hold(proto, share, seed)
+
+
+@given(chains(), SHARES, SEEDS)
+def test_cutting_equals_zeroing_over_the_whole_operator_table(proto: ModelProto, share: float, seed: int) -> None:
+    _hold(proto, share, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=20_000)
+@given(st.one_of(nets(), chains(), chains()), SHARES, SEEDS)
+def test_twenty_thousand_graphs(proto: ModelProto, share: float, seed: int) -> None:
+    """Quarter of an hour of one core; the same graphs every time, and others with ``HYPOTHESIS_PROFILE=slow``."""
+    _hold(proto, share, seed)
 
 
 @given(nets(), SEEDS)
