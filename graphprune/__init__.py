@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune.api import Inspection, Result, compile, inspect, prune, verify
+    from graphprune.api import Inspection, Result, bench, compile, inspect, prune, verify
     from graphprune.errors import GraphpruneError
     from graphprune.plan import Plan
     from graphprune.runtime import load
@@ -20,6 +20,7 @@ _HOME = {
     "Inspection": "graphprune.api",
     "Plan": "graphprune.plan",
     "Result": "graphprune.api",
+    "bench": "graphprune.api",
     "compile": "graphprune.api",
     "inspect": "graphprune.api",
     "load": "graphprune.runtime",
@@ -27,7 +28,7 @@ _HOME = {
     "verify": "graphprune.api",
 }
 
-__all__ = ["GraphpruneError", "Inspection", "Plan", "Result", "compile", "inspect", "load", "prune", "verify"]
+__all__ = ["GraphpruneError", "Inspection", "Plan", "Result", "bench", "compile", "inspect", "load", "prune", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -136,7 +136,11 @@ def prune(
         announce: called with the text of each step before it runs.
 
     Raises:
-        InvalidModelError, NothingToPruneError, TargetNotReachedError, UsageError, VerificationError
+        InvalidModelError: the source is no model that can be read or run.
+        NothingToPruneError: every axis is pinned.
+        TargetNotReachedError: not so much can be removed at legal widths.
+        UsageError: options that exclude each other, or a pipeline, plan or data that make no sense.
+        VerificationError: a pass broke the model; names the pass and the tensor.
     """
     began = time.perf_counter()
     steps, seed = _steps(options, lambda: model), options["seed"]
@@ -244,6 +248,14 @@ def verify(original: Source, pruned: Source, plan: Plan, **options: Unpack[RunOp
     The plan is replayed, which proves the law anew (the cut equals the original with the plan's removals zeroed); the
     file must then compute what the replay computes.
 
+    Args:
+        original: the model before, as for ``prune``.
+        pruned: the model after.
+        plan: what was removed from the one to make the other.
+
+    Returns:
+        How far the file is from the replay, and what is allowed: ``holds`` says whether it is within that.
+
     Raises:
         UsageError: the plan does not fit the original.
         VerificationError: the replay breaks the law.
@@ -272,6 +284,13 @@ def bench(
         candidates: paths of ``.onnx`` files and of folders written by ``compile``; the first must be an ONNX file.
         seconds: how long in all.
         threads: of onnxruntime; compiled libraries are single-threaded.
+
+    Returns:
+        Milliseconds and ratios, by a name for each candidate.
+
+    Raises:
+        InvalidModelError: a candidate cannot be read or does not run on this machine.
+        UsageError: the first candidate is no ONNX file.
     """
     from graphprune.runtime import load as load_library
 

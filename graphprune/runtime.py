@@ -23,7 +23,10 @@ from graphprune.errors import InvalidModelError, UsageError
 
 
 def load(folder: str | Path) -> CompiledModel:
-    """The compiled model in `folder`: an artefact folder, or the folder that holds one per machine.
+    """The compiled model in `folder`.
+
+    Args:
+        folder: of one artefact, or the folder that holds one per machine.
 
     Raises:
         InvalidModelError: no artefact there, or none that runs on this machine.

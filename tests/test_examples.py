@@ -1,0 +1,56 @@
+"""The examples run as they are, in an empty folder, and do what they say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import onnx
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    def call(name: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", [name])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_prune(run, tmp_path):
+    said = run("prune.py")
+    assert "50% of the MACs" in said
+    assert "output shape (1, 10)" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.html", "small.onnx", "small.plan.json"]
+
+
+def test_own_pass(run, tmp_path):
+    said = run("own_pass.py")
+    assert "blend(mix=0.3)" in said
+    widths = {t.dims[0] for t in onnx.load(tmp_path / "small.onnx").graph.initializer if len(t.dims) == 4}
+    assert widths == {12, 24, 48}
+
+
+def test_compiled(run, tmp_path):
+    said = run("compiled.py")
+    assert "logits (1, 10)" in said
+    assert "slowest kernel: conv" in said
+    assert (tmp_path / "small.graphprune" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_own_data(run):
+    """Real images are worth ten points here; half of that is asked for."""
+    rows = [line.rpartition(" ")[2] for line in run("own_data.py").splitlines()]
+    dense, without, with_some = (float(r.rstrip("%")) for r in rows)
+    assert without + 5 < with_some < dense
+
+
+def test_every_example_is_tested():
+    source = Path(__file__).read_text("utf-8")
+    assert all(f'run("{e.name}")' in source for e in EXAMPLES.glob("*.py"))
