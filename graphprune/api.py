@@ -28,7 +28,7 @@ from graphprune.origins import traced
 from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, CHOICES, PRESETS, Record, Step, parse, run
 from graphprune.plan import Plan
-from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Runner, judge, rtol, seeded_inputs
+from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Inputs, Runner, judge, rtol, seeded_inputs
 from graphprune.report import KernelReport, Report, TargetReport, to_json
 from graphprune.report import build as build_report
 from graphprune.shapes import symbolic_axes
@@ -349,7 +349,7 @@ def _preset(options: PruneOptions, amounts: Mapping[str, float | None]) -> str:
     return text.replace("calibrate(", "calibrate(given=True, ") if options["calibration_data"] is not None else text
 
 
-def _arrays(data: Arrays | str | os.PathLike[str] | None) -> Arrays | None:
+def _arrays(data: Inputs) -> Arrays | None:
     return read_inputs(data) if isinstance(data, str | os.PathLike) else data
 
 

@@ -8,7 +8,6 @@ the flags and the keys of a config file from the same table. **Add an option** h
 
 import functools
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,7 @@ from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
     from graphprune.plan import Plan
-    from graphprune.proof import Arrays
-
-    Inputs = Arrays | str | os.PathLike[str] | None
+    from graphprune.proof import Inputs
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -23,6 +24,10 @@ from graphprune.shapes import symbolic_axes
 from graphprune.weights import DataFile, change
 
 Arrays = Mapping[str, np.ndarray]
+"""By name of an input or output."""
+
+Inputs = Arrays | str | os.PathLike[str] | None
+"""Real inputs, [items, ...] by name: arrays, the path of an npz file, or none."""
 
 # The law's tolerance by the coarsest floating-point type of the graph: a few hundred roundings of its mantissa.
 LAW_RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2}
