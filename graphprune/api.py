@@ -161,6 +161,12 @@ def prune(
     seconds = {"load": loaded, "prune": time.perf_counter() - began - loaded}
     announce("measure the error")
     fidelity = measure(model, state.model, seed=seed, given=real if unseen is None else unseen, seen=unseen is None)
+    if (most := options["max_error"]) is not None and not fidelity.error <= most:
+        raise TargetNotReachedError(
+            f"{model.name}: the outputs are off by {fidelity.error:.2%} on {fidelity.inputs} {fidelity.source}, "
+            f"more than {most:.2%}",
+            "remove less, or allow more with --max-error",
+        )
     report = build_report(model, analysed, state.model, records, command, seconds, fidelity, state.data)
     return Result(model, state.model, plans.from_records(model, records), report, tuple(records))
 

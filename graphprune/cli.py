@@ -234,6 +234,29 @@ def targets(terminal: Terminal) -> None:
 
 
 @verb(app)
+def doctor(terminal: Terminal) -> None:
+    """Check this installation: versions, onnxruntime, compilers, targets, and what runs their artefacts here.
+
+    Ends with 0 where models can be pruned and compiled for this machine, else with 1; what else is missing is told of.
+
+    Examples:
+
+    graphprune doctor
+
+    graphprune doctor --json
+    """
+    from graphprune import tables
+    from graphprune.doctor import examine
+
+    found = examine()
+    terminal.data(found)
+    terminal.show(*tables.diagnosis(found))
+    if found.missing:
+        worst = found.missing[0]
+        raise GraphpruneError(f"{worst.what}: {worst.found}", worst.install)
+
+
+@verb(app)
 def verify(
     terminal: Terminal,
     original: ModelPath,

@@ -174,6 +174,10 @@ class PruneOptions(CutOptions, total=False):
         float | None,
         Option(None, "Share of multiply-accumulates to meet a zero, which compiled models skip.", "SHARE", read=share),
     ]
+    max_error: Annotated[
+        float | None,
+        Option(None, "Fail, and write nothing, beyond this error of the outputs, e.g. 20%.", "SHARE", read=share),
+    ]
     preset: Annotated[
         str, Option("obs", "How units are scored: obs, magnitude, l1, slimming, random.", "NAME", choices=_presets)
     ]

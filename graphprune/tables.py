@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich import box
 from rich.table import Table as RichTable
 
+from graphprune.doctor import Diagnosis
 from graphprune.errors import visible
 from graphprune.execute import TargetInfo
 from graphprune.latency import Timing
@@ -67,6 +68,19 @@ def points(found: Table) -> list[RichTable | str]:
     for row in given:
         table.add_row(*(visible(row[k]) for k in wanted))
     return [table, *(f"not made: {p.name}: {visible(p.failure)}" for p in found.points if p.failure)]
+
+
+def diagnosis(found: Diagnosis) -> list[RichTable | str]:
+    """What an installation has, and what to install where something is missing."""
+    table = _table("", "", "found")
+    for column in table.columns:
+        column.justify, column.overflow = "left", "fold"
+    for check in found.checks:
+        mark = "ok" if check.ok else "missing" if check.needed else "optional"
+        table.add_row(mark, visible(check.what), visible(check.found))
+    lacks = [f"{'needed' if c.needed else 'optional'}: to {c.what}: {c.install}" for c in found.checks if not c.ok]
+    machine = f"{found.platform}, {found.cores} cores, {size_text(found.memory)} of memory available"
+    return [table, machine, *lacks]
 
 
 def targets(found: Sequence[TargetInfo]) -> RichTable:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import graphprune
-from graphprune.errors import CompileError, UsageError
+from graphprune.errors import CompileError, TargetNotReachedError, UsageError
 
 RESNET = Path(__file__).parents[1] / "models" / "fashion_resnet20.onnx"
 
@@ -88,3 +88,11 @@ def test_bench_wants_a_baseline(tmp_path):
     timings = api.bench([RESNET, RESNET], seconds=0)
     assert [t.ratio for t in timings.values()] == [1.0]
     assert all(np.isfinite(t.median_ms) for t in timings.values())
+
+
+def test_an_error_beyond_what_is_allowed_ends_the_run():
+    with pytest.raises(TargetNotReachedError, match=r"off by .* on 12 made-up inputs, more than 1\.00%"):
+        graphprune.prune(RESNET, ratio=0.5, preset="magnitude", max_error=0.01)
+    report = graphprune.prune(RESNET, ratio=0.5, preset="magnitude", max_error=2.0).report
+    assert report.fidelity is not None
+    assert 0.01 < report.fidelity.error <= 2

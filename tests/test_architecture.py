@@ -23,7 +23,7 @@ LAYERS = [
     ["api"],
     ["options"],
     ["html", "tables", "terminal"],
-    ["picture", "merge", "pareto"],
+    ["picture", "merge", "pareto", "doctor"],
     ["plan", "report"],
     ["execute"],
     ["runtime"],
