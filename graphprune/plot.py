@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -12,6 +12,8 @@ from markupsafe import Markup
 HEIGHT = 280  # pixels, labels included
 # The area of the points inside the drawing: across in per cent, so that it follows the width; down in pixels.
 _LEFT, _WIDTH, _TOP, _BOTTOM = 10.0, 82.0, 38, 238
+# The width that labels are placed for, and of a letter, in pixels: a page may be wider, or a little narrower.
+_NOMINAL, _LETTER = 480, 6.4
 _INK, _QUIET, _LINE, _ACCENT = (
     "var(--ink, #1c1e21)",
     "var(--quiet, #5b6068)",
@@ -86,7 +88,6 @@ def scatter(
                     '<line x1="{:.2f}%" y1="{:.1f}" x2="{:.2f}%" y2="{:.1f}" stroke="{}" stroke-width="1.5"/>'
                 ).format(x(a.x), y(a.y), x(b.x), y(b.y), _ACCENT)
             )
-    labelled = sorted((d for d in dots if d.marked), key=lambda d: d.x)
     for dot in sorted(dots, key=lambda d: d.marked):
         text = f"{dot.label}: {x_text(dot.x)}, {y_text(dot.y)}" if dot.label else f"{x_text(dot.x)}, {y_text(dot.y)}"
         parts.append(
@@ -94,16 +95,39 @@ def scatter(
                 x(dot.x), y(dot.y), 5 if dot.marked else 3, _INK if dot.marked else _ACCENT, text
             )
         )
-    for k, dot in enumerate(labelled):
-        above = y(dot.y) > _BOTTOM - 24 or k % 2 == 0  # at the axis there is no room below; else neighbours alternate
-        anchor = "start" if dot.x < across[-1] / 3 else "end" if dot.x > across[-1] * 2 / 3 else "middle"
-        parts.append(_text(f"{x(dot.x):.2f}%", y(dot.y) + (-11 if above else 21), dot.label, anchor, _INK))
+    parts.extend(_labels([(d, x(d.x), y(d.y)) for d in dots]))
     parts.append(_text("0", 12, y_title, "start"))
     return Markup("").join([*parts, Markup("</svg>")])
 
 
-def _text(x: str, y: float, text: str, anchor: str, fill: str = _QUIET) -> Markup:
-    return Markup('<text x="{}" y="{:.1f}" text-anchor="{}" fill="{}">{}</text>').format(x, y, anchor, fill, text)
+def _labels(placed: Sequence[tuple[Dot, float, float]]) -> Iterator[Markup]:
+    """The labels of marked points, each beside, above or below its point, where it meets no other; else none."""
+    taken = [(_NOMINAL * x / 100 - 6, y - 6, _NOMINAL * x / 100 + 6, y + 6) for _, x, y in placed]
+    for dot, x, y in placed:
+        if not dot.marked or not dot.label:
+            continue
+        middle, width = _NOMINAL * x / 100, _LETTER * len(dot.label)
+        for anchor, aside, start, down in (
+            ("start", 10, middle + 8, 4),
+            ("end", -10, middle - 8 - width, 4),
+            ("middle", 0, middle - width / 2, -11),
+            ("middle", 0, middle - width / 2, 20),
+        ):
+            box = (start, y + down - 9, start + width, y + down + 3)
+            if start >= 0 and box[2] <= _NOMINAL and box[3] <= _BOTTOM and not any(_meet(box, t) for t in taken):
+                taken.append(box)
+                yield _text(f"{x:.2f}%", y + down, dot.label, anchor, _INK, aside)
+                break
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _text(x: str, y: float, text: str, anchor: str, fill: str = _QUIET, aside: int = 0) -> Markup:
+    return Markup('<text x="{}" y="{:.1f}" text-anchor="{}" fill="{}"{}>{}</text>').format(
+        x, y, anchor, fill, Markup(' dx="{}"').format(aside) if aside else "", text
+    )
 
 
 def _ticks(most: float) -> list[float]:

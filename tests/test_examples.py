@@ -43,6 +43,13 @@ def test_compiled(run, tmp_path):
     assert (tmp_path / "small.graphprune" / "report.html").exists()
 
 
+def test_sweep(run, tmp_path):
+    said = run("sweep.py")
+    assert "best: l1-macs-0.9" in said
+    assert len(list((tmp_path / "sweep" / "points").iterdir())) == 8
+    assert (tmp_path / "sweep" / "pareto.svg").exists()
+
+
 @pytest.mark.slow
 def test_own_data(run):
     """Real images are worth ten points here; half of that is asked for."""

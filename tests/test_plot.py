@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from xml.etree import ElementTree
 
 import pytest
@@ -35,6 +34,10 @@ def test_a_line_joins_the_points_in_their_order():
     assert len(parts(scatter(dots, x_title="x", y_title="y", joined=True), "line")) == lines + 2
 
 
+def test_it_stands_alone():
+    assert 'width="640" height="280"' in scatter([], x_title="x", y_title="y")
+
+
 def test_names_are_escaped():
     svg = scatter([Dot("<script>&", 1, 1, True)], x_title='"<', y_title="<&")
     assert "<script" not in svg
@@ -59,8 +62,17 @@ def test_ticks_are_round(most, ticks):
     assert plot._ticks(most) == pytest.approx(ticks)
 
 
-def test_labels_of_points_at_one_height_do_not_meet():
-    dots = [Dot("first", 1, 1, True), Dot("second", 1.1, 1, True)]
-    heights = {t.text: float(t.get("y")) for t in parts(scatter(dots, x_title="x", y_title="y"), "text")}
-    assert abs(heights["first"] - heights["second"]) > 20
-    assert re.search(r'width="640" height="\d+"', scatter(dots, x_title="x", y_title="y"))
+def test_a_label_meets_no_other_and_no_point():
+    dots = [Dot("first", 1, 1, True), Dot("second", 1.1, 1, True), Dot("far", 10, 1, True)]
+    texts = {t.text: t for t in parts(scatter(dots, x_title="x", y_title="y"), "text")}
+    assert [texts[d.label].get("text-anchor") for d in dots] == ["end", "start", "start"]
+    near = [Dot("first one", 0.1, 1, True), Dot("second one", 0.2, 1, True), Dot("far", 10, 1, True)]
+    texts = {t.text: t for t in parts(scatter(near, x_title="x", y_title="y"), "text")}
+    assert [texts[d.label].get("text-anchor") for d in near] == ["middle", "start", "start"]
+
+
+def test_a_label_without_room_is_left_to_hovering():
+    dots = [Dot(f"a long name {k}", 5, 1, True) for k in range(9)]
+    svg = scatter(dots, x_title="x", y_title="y")
+    assert 1 <= sum("name" in t.text for t in parts(svg, "text")) < 9
+    assert sum("name" in c[0].text for c in parts(svg, "circle")) == 9
