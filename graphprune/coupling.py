@@ -17,7 +17,7 @@ from networkx.utils import UnionFind
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.model import Model
-from graphprune.rules import RULES, Call, Choice, Dim, Operand, Pin, Rule, Tie
+from graphprune.rules import Call, Choice, Dim, Operand, Pin, Rule, Tie, known
 from graphprune.surgeon import is_standard
 
 # Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
@@ -54,9 +54,9 @@ def _left_out(model: Model, node: gs.Node) -> set[str]:
     return {tensor.name for tensor in node.outputs[1:] if not model.reads(tensor)}
 
 
-def rule_of(node: gs.Node, rules: Mapping[str, Rule] = RULES) -> Rule | None:
+def rule_of(node: gs.Node, rules: Mapping[str, Rule] | None = None) -> Rule | None:
     """The table's entry for a node's operator."""
-    return rules.get(operator(node))
+    return (known() if rules is None else rules).get(operator(node))
 
 
 def operator(node: gs.Node) -> str:
@@ -69,7 +69,7 @@ def node_name(node: gs.Node) -> str:
     return str(node.name or (node.outputs[0].name if node.outputs else "") or node.op)
 
 
-def couple(model: Model, rules: Mapping[str, Rule] = RULES) -> tuple[nx.MultiGraph, list[Open]]:
+def couple(model: Model, rules: Mapping[str, Rule] | None = None) -> tuple[nx.MultiGraph, list[Open]]:
     """The dependency graph: axes (with ``size`` and ``pins``) joined by ties (edge attribute ``tie``).
 
     A pin is (node, operator, reason, positions), positions being ``None`` for the whole axis. The choices that rules

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.coupling import calls, operator
+from graphprune.coupling import calls, rule_of
 from graphprune.groups import Group
 from graphprune.model import Model
-from graphprune.rules import RULES, Dim, Operand, Rule
+from graphprune.rules import Dim, Operand, Rule
 from graphprune.weights import change
 
 Drop = Mapping[str, np.ndarray]
@@ -36,7 +36,7 @@ def gone(groups: Iterable[Group], drop: Drop) -> dict[Dim, np.ndarray]:
     return found
 
 
-def cut(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Model:
+def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> Model:
     """A smaller model: weights sliced, attributes repaired; activations follow by themselves."""
     result = model.copy()
     copies = {id(old): new for old, new in zip(model.graph.nodes, result.graph.nodes, strict=True)}
@@ -49,8 +49,9 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Model:
     for node, call in calls(model):
         if call is None or not any(o.name in touched for o in call.present):
             continue
-        if repair := rules[operator(node)].repair:
-            repair(copies[id(node)], call, kept)
+        rule = rule_of(node, rules)
+        if rule is not None and rule.repair:
+            rule.repair(copies[id(node)], call, kept)
     constants = result.constants
     for dim, mask in going.items():
         if (constant := constants.get(dim.tensor)) is not None:
@@ -62,7 +63,7 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Model:
     return result
 
 
-def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Model:
+def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> Model:
     """The law's other side: the same model with the slices of every parameter silenced instead of removed.
 
     Silence is 0, or the neutral value the operator's rule names where 0 would divide by zero. Integer constants are
@@ -71,7 +72,7 @@ def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] = RULES) -> Mode
     result = model.copy()
     neutral: dict[str, float] = {}
     for node in model.graph.nodes:
-        rule = rules.get(operator(node))
+        rule = rule_of(node, rules)
         for index, value in (rule.neutral if rule else {}).items():
             if index < len(node.inputs):
                 neutral[node.inputs[index].name] = value

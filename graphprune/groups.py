@@ -16,7 +16,7 @@ import numpy as np
 
 from graphprune.coupling import clusters, couple, settle
 from graphprune.model import Model
-from graphprune.rules import RULES, Dim, Rule, Tie
+from graphprune.rules import Dim, Rule, Tie
 from graphprune.weights import blocks
 
 
@@ -91,7 +91,7 @@ def _power(model: Model, dim: Dim, exponent: float) -> np.ndarray:
     return np.concatenate(sums) if dim.axis == 0 else np.sum(sums, axis=0)
 
 
-def analyse(model: Model, rules: Mapping[str, Rule] = RULES) -> Dependencies:
+def analyse(model: Model, rules: Mapping[str, Rule] | None = None) -> Dependencies:
     """Find the groups of a model and the reason for every axis that is in none.
 
     Where a rule leaves a choice (attention heads or their width, whole groups of channels or offsets in them), the

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 
 import numpy as np
 
 from graphprune.cut import gone, zeroed
 from graphprune.errors import GraphpruneError, InvalidModelError, UsageError, VerificationError
 from graphprune.model import Model
+from graphprune.plugins import installed
 from graphprune.proof import (
     LAW_RTOL,
     LAYERS_RTOL,
@@ -88,18 +88,9 @@ def available() -> dict[str, type]:
     """Every installed pass by name.
 
     Raises:
-        UsageError: two installed packages offer the same name.
+        UsageError: two installed packages offer the same name, or one cannot be loaded.
     """
-    found: dict[str, type] = {}
-    origin: dict[str, str] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        if origin.setdefault(point.name, point.value) != point.value:
-            raise UsageError(
-                f"two installed packages offer a pass called '{point.name}': {origin[point.name]} and {point.value}",
-                "uninstall one of them",
-            )
-        found[point.name] = point.load()
-    return found
+    return installed(ENTRY_POINTS, "pass")
 
 
 def parse(text: str) -> list[Step]:

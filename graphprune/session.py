@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import onnxruntime as ort
+
+from graphprune.plugins import installed
+
+ENTRY_POINTS = "graphprune.onnxruntime"
+
+# The libraries of custom operators that installed packages bring: paths, by a name of the package's choice.
+_libraries = cache(lambda: installed(ENTRY_POINTS, "library of operators"))
 
 
 def session(model: bytes | str, *, optimise: bool = False, threads: int = 0, keep: bool = True) -> ort.InferenceSession:
@@ -20,6 +29,8 @@ def session(model: bytes | str, *, optimise: bool = False, threads: int = 0, kee
     if not keep:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
+    for library in _libraries().values():
+        options.register_custom_ops_library(str(library))
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -39,6 +39,7 @@ LAYERS = [
     ["model"],
     ["onnxfile", "surgeon", "shapes", "output", "noise", "latency", "plot"],
     ["session", "progress", "limits", "weights", "wellformed"],
+    ["plugins"],
     ["errors"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

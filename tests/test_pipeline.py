@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-from graphprune import pipeline
+from graphprune import plugins
 from graphprune.errors import GraphpruneError, UsageError, VerificationError
 from graphprune.model import load
 from graphprune.pipeline import AFTER, BEFORE, PRESETS, Step, available, parse, run
@@ -94,8 +94,8 @@ def test_two_packages_with_one_pass_name(monkeypatch: pytest.MonkeyPatch) -> Non
         EntryPoint("cut", "graphprune.passes.cut:Cut", "graphprune.passes"),
         EntryPoint("cut", "other.cut:Cut", "graphprune.passes"),
     ]
-    monkeypatch.setattr(pipeline, "entry_points", lambda group: points)
-    with pytest.raises(UsageError, match="two installed packages offer a pass called 'cut'"):
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
+    with pytest.raises(UsageError, match=r"pass called 'cut' .*: graphprune\.passes\.cut:Cut and other\.cut:Cut"):
         available()
 
 
@@ -103,7 +103,7 @@ def test_two_packages_with_one_pass_name(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_package_that_is_seen_twice_is_no_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
     """An editable install can be listed twice."""
     points = [EntryPoint("cut", "graphprune.passes.cut:Cut", "graphprune.passes")] * 2
-    monkeypatch.setattr(pipeline, "entry_points", lambda group: points)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
     assert list(available()) == ["cut"]
 
 
