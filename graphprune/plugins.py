@@ -19,24 +19,26 @@ def installed(group: str, kind: str, taken: frozenset[str] = frozenset()) -> dic
     Raises:
         UsageError: two packages offer the same name, one offers a name that is taken, or one cannot be loaded.
     """
-    found: dict[str, Any] = {}
-    origin: dict[str, EntryPoint] = {}
+    points: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
-        first = origin.setdefault(point.name, point)
+        first = points.setdefault(point.name, point)
         if first.value != point.value or point.name in taken:
             other = "graphprune itself" if point.name in taken else _source(first)
             raise UsageError(
                 f"a {kind} called '{point.name}' comes from two places: {other} and {_source(point)}",
                 "uninstall one of them",
             )
-        try:
-            found[point.name] = point.load()
-        except Exception as error:  # somebody else's module: anything may happen
-            raise UsageError(
-                f"{kind} '{point.name}' of {_source(point)} cannot be loaded: {type(error).__name__}: {error}",
-                "repair or uninstall that package",
-            ) from error
-    return found
+    return {name: _load(point, kind) for name, point in points.items()}
+
+
+def _load(point: EntryPoint, kind: str) -> Any:
+    try:
+        return point.load()
+    except Exception as error:  # somebody else's module: anything may happen
+        raise UsageError(
+            f"{kind} '{point.name}' of {_source(point)} cannot be loaded: {type(error).__name__}: {error}",
+            "repair or uninstall that package",
+        ) from error
 
 
 def _source(point: EntryPoint) -> str:
