@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-FAMILIES = ("classics", "torchvision", "transformers", "frameworks")
+FAMILIES = ("classics", "torchvision", "transformers", "written", "frameworks")
 
 
 @dataclass(frozen=True)

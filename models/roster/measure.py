@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.cost import CostModel
-from graphprune.errors import VerificationError
+from graphprune.errors import NothingToPruneError, VerificationError
 from graphprune.model import Model, load
 from graphprune.pipeline import AFTER, BEFORE, Step, parse, run
 from graphprune.rules import Dim
@@ -123,7 +123,10 @@ def _pruned(model: Model, row: Row) -> Row:
     )
     # What is prepared is not prepared again, but proved like any other step.
     steps = [Step(BEFORE, lambda state: prepared), *parse(f"{CHOICE}, cut, {AFTER}")]
-    state, records = run(State(model), steps)
+    try:
+        state, records = run(State(model), steps)
+    except NothingToPruneError:  # where nothing is left to choose from; where no width fits, nothing is cut
+        state, records = prepared, []
     law = next((record.agreement for record in records if record.cut), None)
     after = CostModel(state.model).at()
     return msgspec.structs.replace(
