@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from graphprune.cut import gone, zeroed
 from graphprune.errors import GraphpruneError, InvalidModelError, UsageError, VerificationError
@@ -128,6 +129,8 @@ def _step(node: ast.expr) -> Step:
         ) from error
 
 
+# Sums in another order round otherwise: on one thread the weights come out the same on any number of cores.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def run(
     state: State, steps: Sequence[Step], *, seed: int = 0, announce: Callable[[str], None] = lambda text: None
 ) -> tuple[State, list[Record]]:

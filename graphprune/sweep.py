@@ -207,7 +207,6 @@ def _make_all(tasks: Sequence[Task], jobs: int, ray: str) -> None:
 def _executor(jobs: int, ray: str) -> Executor:
     if ray:
         return Cluster(ray)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_end_with_parent)
 
 
