@@ -12,8 +12,8 @@ from markupsafe import Markup
 HEIGHT = 280  # pixels, labels included
 # The area of the points inside the drawing: across in per cent, so that it follows the width; down in pixels.
 _LEFT, _WIDTH, _TOP, _BOTTOM = 10.0, 82.0, 38, 238
-# The width that labels are placed for, and of a letter, in pixels: a page may be wider, or a little narrower.
-_NOMINAL, _LETTER = 480, 6.4
+# The width that labels are placed for, that of a phone, and of a letter, in pixels.
+_NOMINAL, _LETTER = 340, 6.4
 _INK, _QUIET, _LINE, _ACCENT = (
     "var(--ink, #1c1e21)",
     "var(--quiet, #5b6068)",
