@@ -27,6 +27,7 @@ from types import ModuleType
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "graphprune" / "rules"
 SECONDS = 120  # for the tests of one mutant
+SHOWN = 100  # characters of a line that survives, around what is changed
 
 # What holds a file to account, first what finds most; the tiny nets of its own come before these.
 EVERYTHING = ["tests/rules", "tests/test_coupling.py"]
@@ -103,10 +104,11 @@ def _left_out(node: ast.AST) -> None:
 
 
 def _not_computed(node: ast.AST) -> Iterator[ast.AST]:
-    """Parts of a node that do not run or that no test may look at: annotations, docstrings, assertions, messages."""
+    """Parts of a node that declare or explain: annotations, decorators, docstrings, assertions, messages."""
     for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
         if part is not None:
             yield part
+    yield from getattr(node, "decorator_list", ())
     exports = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     if exports or isinstance(node, _SILENT):
         yield node
@@ -181,10 +183,9 @@ def main() -> None:
             if survives(path, mutant, tests):
                 alive += 1
                 was, now = next((a, b) for a, b in zip(source.splitlines(), mutant.splitlines(), strict=True) if a != b)
-                print(
-                    f"survives: {module}.py:{line}\n    {was.strip()}\n    {now.strip()}",
-                    flush=True,
-                )
+                place = next((k for k, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0)
+                shown = slice(max(0, place - SHOWN // 2), place + SHOWN // 2)
+                print(f"survives: {module}.py:{line}", was[shown], now[shown], sep="\n    ", flush=True)
         print(f"{module}: {len(drawn) - alive} of {len(drawn)} mutants killed", flush=True)
         total, killed = total + len(drawn), killed + len(drawn) - alive
     print(f"all: {killed} of {total} mutants killed, {killed / max(total, 1):.1%}")

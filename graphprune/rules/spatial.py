@@ -30,7 +30,10 @@ def _col2im_ties(call: Call) -> Ties:
 
 def _sampled_ties(call: Call) -> Ties:
     """Every channel is sampled at the same places, image by image."""
+    grid = call.inputs[1]
+    assert grid is not None
     yield tie(call.x, 0, call.y, 0)
+    yield tie(grid, 0, call.y, 0)
     yield tie(call.x, 1, call.y, 1)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from graphprune.groups import analyse
 from graphprune.model import load
-from tests.law import Case, between, check, net
+from tests.law import Case, among, between, check, net
 from tests.rules.test_movement import ints
 
 TURNED = "p = Transpose<perm=[0,2,3,1]>(t)\n{}\nu = Transpose<perm=[0,3,1,2]>(v)"
@@ -100,6 +100,59 @@ CASES = [
         pinned=True,
     ),
     between("CenterCropPad of all axes", "u = CenterCropPad(t, k)", opset=18, k=ints(1, 6, 4, 4), pinned=True),
+    between(
+        "ReverseSequence, channels for a batch, said aloud",
+        "p = Transpose<perm=[1,0,2,3]>(t)\nv = ReverseSequence<batch_axis=0, time_axis=1>(p, n)\n"
+        "u = Transpose<perm=[1,0,2,3]>(v)",
+        n=np.ones(6, np.int64),
+        pinned=True,
+    ),
+    among(
+        "Trilu of a matrix of channels by steps",
+        "p = Transpose<perm=[0,2,1]>(t)\nv = Trilu(p)\nu = Transpose<perm=[0,2,1]>(v)",
+        pinned=True,
+    ),
+    among("Det of a matrix", "d = Det(t)\nu = Mul(t, d)", inputs="float[1,6,3] x", pinned=True),
+    *(
+        among(
+            f"DFT, opset 20, of rank 5, {name}",
+            f"p = Transpose<perm=[0,2,1]>(t)\nq = Unsqueeze(p, z)\nf = DFT({axis})\ng = ReduceSum<keepdims=0>(f, e)\n"
+            "u = Transpose<perm=[0,2,1]>(g)",
+            opset=20,
+            z=ints(1, 4),
+            e=ints(1, 4),
+            **given,
+        )
+        for name, axis, given in (
+            ("along the last but one", "q", {}),
+            ("along a given axis", "q, , k", {"k": np.array(3)}),
+        )
+    ),
+    *(
+        between(
+            f"DFT, opset 20, of which the channels are the parts, {name}",
+            TURNED.format(f"v = DFT({axis})"),
+            opset=20,
+            a=(2, 3, 1, 1),
+            c=(2,),
+            b=(4, 2, 1, 1),
+            pinned=True,
+            **given,
+        )
+        for name, axis, given in (
+            ("along the last but one", "p", {}),
+            ("along a given axis", "p, , k", {"k": np.array(1)}),
+        )
+    ),
+    between(
+        "DFT along an axis computed at run time",
+        "n = Shape(x)\nk = Gather(n, z)\nu = DFT(t, , k)",
+        inputs="float[1,3,8,2] x",
+        known="float[1,6,8,2] u",
+        opset=20,
+        z=np.array(3),
+        pinned=True,
+    ),
 ]
 
 

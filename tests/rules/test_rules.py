@@ -5,7 +5,10 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from graphprune.cost import CostModel
+from graphprune.model import load
 from graphprune.rules import RULES, control
+from tests.law import net
 from tests.tiny_nets import CASES, DOMAINS
 
 # Operators whose rule lets nothing through, beside those that say why in ``control``.
@@ -56,3 +59,7 @@ def test_case_names_are_unique() -> None:
 def test_operators_exist(operator: str) -> None:
     """A typing error in the table would be an operator that no model has."""
     assert onnx.defs.has(operator)
+
+
+def test_what_multiplies_nothing_costs_nothing() -> None:
+    assert CostModel(load(net("t = Relu(x)\nu = MaxPool<kernel_shape=[2,2]>(t)\ny = Flatten(u)"))).at().macs == 0

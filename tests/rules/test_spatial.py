@@ -105,6 +105,17 @@ CASES = [
         inputs="float[2,3,8,8] x",
         r=np.concatenate([np.array([[0], [1], [1]], np.float32), BOXES], axis=1),
     ),
+    between(
+        "GridSample, channels for a batch: each has a grid of its own",
+        "p = Transpose<perm=[1,0,2,3]>(t)\nv = GridSample(p, g)\nu = Transpose<perm=[1,0,2,3]>(v)",
+        "6 a[0] c[0] g[0] b[1]",
+        g=(6, 4, 4, 2),
+    ),
+    between(
+        "SpaceToDepth and back, channels for a batch: they pass through",
+        "p = Transpose<perm=[1,0,2,3]>(t)\nq = SpaceToDepth<blocksize=2>(p)\nr = DepthToSpace<blocksize=2>(q)\n"
+        "u = Transpose<perm=[1,0,2,3]>(r)",
+    ),
 ]
 
 
