@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from importlib import resources
 from itertools import accumulate
 from typing import Any
@@ -24,8 +25,10 @@ from graphprune.report import OperatorReport, PinReport, Report, size_text
 
 # How many axes a page lists in all, of pins and of groups: some hundred kilobytes each.
 LISTED = 2000
+# How many layers it shows: of a model with more, those that do most of the work.
+BARS = 500
 # How many operators it draws in all, in the overview and in the pictures of groups: the same again.
-MARKS = 3000
+MARKS = 2000
 
 _NBSP = "\N{NO-BREAK SPACE}"
 
@@ -96,6 +99,7 @@ def render(report: Report) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     drawn = accumulate(len(g.members) for g in report.groups)
     layers = list(enumerate((o for o in report.operators if o.before and o.before.macs), 1))
+    shown = sorted(nlargest(BARS, layers, key=_work), key=lambda layer: layer[0])
     return (
         _environment()
         .get_template("report.html.j2")
@@ -107,8 +111,9 @@ def render(report: Report) -> str:
             reasons=_reasons(report.pinned),
             axes_per_group=_room(len(report.groups)),
             decimals=_decimals(report.latency),
-            layers=layers,
-            charts=_charts(layers),
+            layers=len(layers),
+            shown=shown,
+            charts=_charts(shown),
             listed=LISTED,
             overview=picture.overview(report.groups, MARKS),
             drawings=[
@@ -211,6 +216,10 @@ def _reasons(pinned: Iterable[PinReport]) -> list[Reason]:
         Reason(text, next((a for phrase, a in ADVICE.items() if phrase in text), OTHERWISE), len(pins), pins[:room])
         for text, pins in sorted(found.items(), key=lambda item: -len(item[1]))
     ]
+
+
+def _work(layer: tuple[int, OperatorReport]) -> int:
+    return layer[1].before.macs if layer[1].before else 0
 
 
 def _charts(layers: Sequence[tuple[int, OperatorReport]]) -> list[tuple[str, list[tuple[int, str, int, int]], int]]:

@@ -221,7 +221,7 @@ def build(
         left: what passes left in ``data``: their ``notes``, the ``sparsity`` they reached.
     """
     removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
-    dependencies = analysed.dependencies
+    dependencies, neighbours = analysed.dependencies, _neighbours(analysed.model)
     units = sum(g.size for g in dependencies.groups)
     # Shape arithmetic hides the MACs of the original; what was analysed is the same network with that folded.
     macs = CostModel(analysed.model).at().macs
@@ -248,7 +248,11 @@ def build(
         operators=_operators(analysed, removed),
         groups=[
             GroupReport(
-                g.name, g.size, g.size - removed.get(g.name, 0), [str(d) for d in g.labels], _members(g, analysed.model)
+                g.name,
+                g.size,
+                g.size - removed.get(g.name, 0),
+                [str(d) for d in g.labels],
+                _members(g, analysed.model, neighbours),
             )
             for g in dependencies.groups
         ],
@@ -289,13 +293,23 @@ def _operators(analysed: State, removed: Mapping[str, int]) -> list[OperatorRepo
     ]
 
 
-def _members(group: Group, model: Model) -> list[Member]:
+def _neighbours(model: Model) -> dict[str, list[int]]:
+    """Positions of the nodes that make or read each tensor."""
+    found: dict[str, list[int]] = {}
+    for k, node in enumerate(model.graph.nodes):
+        for tensor in (*node.inputs, *node.outputs):
+            found.setdefault(tensor.name, []).append(k)
+    return found
+
+
+def _members(group: Group, model: Model, neighbours: Mapping[str, Sequence[int]]) -> list[Member]:
     """The operators that a group's units pass, and how they pass them on."""
     touched = {dim.tensor for dim in group.labels}
     whole = Counter(dim.tensor for dim in group.labels if dim.tensor in model.constants)
     makers: dict[str, int] = {}  # tensor → the member that hands it on
     found = []
-    for k, node in enumerate(model.graph.nodes):
+    for k in sorted({k for name in touched for k in neighbours[name]}):
+        node = model.graph.nodes[k]
         read = [t.name for t in node.inputs if t.name in touched and t.name not in model.constants]
         made = [t.name for t in node.outputs if t.name in touched]
         makers |= dict.fromkeys(made, k)

@@ -341,8 +341,11 @@ def test_a_large_model_gives_a_page_of_less_than_two_megabytes():
     name = "/model/backbone/stages.3/blocks.17/a_long_module_name/conv2/Conv_output_0"
     groups = [GroupReport(f"{name}{k}[0]", 512, 256, [f"{name}{k}_{j}[1]" for j in range(40)]) for k in range(500)]
     pins = [PinReport(f"{name}{k}", 1, 512, name, "Conv", f"reason {k % 9}", f"{name}[1]") for k in range(20_000)]
-    text = html.render(msgspec.structs.replace(EMPTY, groups=groups, pinned=pins))
+    layers = [OperatorReport(f"{name}{k}", "Conv", Product(k, 512), Product(k, 256)) for k in range(1, 20_001)]
+    text = html.render(msgspec.structs.replace(EMPTY, groups=groups, pinned=pins, operators=layers))
     assert len(text.encode()) < 2e6
+    assert "20000. " in text
+    assert "19,500 layers with less work" in text
     page = Page(text)
     assert "20,000 axes" in page.text
     assert "and 36 more, in the JSON report" in page.text
