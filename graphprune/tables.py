@@ -124,7 +124,7 @@ def totals(report: Report) -> str:
 
 
 def _table(*columns: str) -> RichTable:
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for k, column in enumerate(columns):
         table.add_column(column, justify="right" if k else "left", overflow="fold" if k == 0 else "ellipsis")
     return table

@@ -37,7 +37,8 @@ class Terminal:
         """Print tables and lines, unless JSON is printed instead or nothing is wanted."""
         if not (self.json or self.quiet):
             for thing in things:
-                out().print(thing, highlight=False, soft_wrap=isinstance(thing, str))
+                text = isinstance(thing, str)
+                out().print(thing, *([] if text else [""]), sep="", highlight=False, soft_wrap=text)
 
     def data(self, thing: Any) -> None:
         """Print the result as JSON, where that is wanted."""
