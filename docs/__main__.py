@@ -17,7 +17,9 @@ MODULES = [
     "graphprune.fidelity",
     "graphprune.groups",
     "graphprune.latency",
+    "graphprune.merge",
     "graphprune.model",
+    "graphprune.pareto",
     "graphprune.passes",
     "graphprune.pipeline",
     "graphprune.plan",
@@ -27,6 +29,7 @@ MODULES = [
     "graphprune.rules.base",
     "graphprune.runtime",
     "graphprune.state",
+    "graphprune.sweep",
 ]
 
 
@@ -45,6 +48,7 @@ def build(folder: Path) -> Path:
         value = vars(graphprune)[name] = getattr(graphprune, name)
         if inspect.isfunction(value):  # what is inside a decorator does not list the options
             vars(value).pop("__wrapped__", None)
+            value.__doc__ = (value.__doc__ or "").replace("\nOptions:\n", "\nArgs:\n")
     pdoc.render.configure(docformat="google", show_source=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -59,7 +59,7 @@ def test_the_reference_builds_without_a_warning(tmp_path):
     pytest.importorskip("pdoc", reason="needs pdoc, of the extra `docs`")
     page = build(tmp_path).read_text("utf-8")
     assert all(f'id="{name}"' in page for name in graphprune.__all__)
-    assert "target_macs" in page
+    assert "<strong>target_macs:</strong>" in page
     assert len(list(tmp_path.rglob("*.html"))) > len(MODULES)
 
 
