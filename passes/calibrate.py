@@ -18,12 +18,14 @@ class Calibrate:
         count: made-up inputs of each kind.
         seed: of the noise.
         spread: range of the floating-point inputs as a pair, e.g. ``(0, 1)``.
+        effort: spent on inputs that match BatchNorm statistics; 0 does without them.
         given: whether real inputs, which the caller left in ``data["inputs"]``, must be used too.
     """
 
     count: int = 32
     seed: int = 0
     spread: tuple[float, float] = (-2.0, 2.0)
+    effort: float = 1.0
     given: bool = False
 
     prepares: ClassVar[bool] = True
@@ -41,6 +43,7 @@ class Calibrate:
             count=self.count,
             seed=self.seed,
             spread=self.spread,
+            effort=self.effort,
             given=inputs,
         )
         notes = (*state.data.get("notes", ()), f"calibrated on {found.source}")

@@ -55,8 +55,9 @@ class Obs:
             positions = np.argsort(labels, kind="stable")[int((labels < 0).sum()) :].reshape(group.size, -1)
             columns = (positions[:, :, None] * taps + np.arange(taps)).reshape(group.size, -1)
             n = moments.weights.shape[2] - (not moments.layer.shiftable)
-            for weights, second in zip(moments.weights, moments.second, strict=True):
-                alive = weights * (np.diagonal(second) > 0)  # an input that is always 0 costs nothing, however weighted
+            for part, second in enumerate(moments.second):
+                # An input that is always 0 costs nothing, however weighted.
+                alive = moments.errors(part) * (np.diagonal(second) > 0)
                 yield Problem(alive[:, :n], damped(second, self.damp)[:n, :n], columns, 1 / (moments.energy or 1.0))
 
 

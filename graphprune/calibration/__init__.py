@@ -9,20 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.calibration.activations import Inputs, batched, has_images, run, synthetic
+from graphprune.calibration.activations import (
+    POSITIONS,
+    Inputs,
+    batched,
+    has_images,
+    is_open,
+    positions,
+    run,
+    synthetic,
+)
+from graphprune.calibration.importance import importance
+from graphprune.calibration.matching import matched
 from graphprune.calibration.statistics import Statistics, imposed, in_graph, observed, shrunk
+from graphprune.cost import CostModel
 from graphprune.coupling import calls, rule_of
 from graphprune.model import Model
 from graphprune.noise import KINDS
 from graphprune.progress import track
+from graphprune.proof import seeded_inputs
 from graphprune.rules import Layer
 
 WIDEST = 6144  # columns of the largest problem: its matrices take 300 MB each
-POSITIONS = 2048  # so many positions of a layer are looked at for each set of inputs, or twice its columns
+MATCHED = 0.5  # share of inputs optimised to match statistics, among what is made up
+GIVEN = 0.5  # share of real inputs, where there are any
+WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
+HELD = 3 << 29  # bytes of activations held while matching
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +50,24 @@ class Moments:
         layer: what it computes.
         weights: W and, as its last column, b: float64 [parts, outputs, n + 1].
         second: mean of x xᵀ over positions, x ending in a 1: float64 [parts, n + 1, n + 1].
-        energy: variance of the tensor that the layer's output is added into, summed over channels.
+        energy: variance of the tensor that the layer's output is added into, summed over channels as they matter.
+        importance: which errors of the output matter, float64 [channels, channels]; ``None`` is all alike.
     """
 
     layer: Layer
     weights: np.ndarray
     second: np.ndarray
     energy: float
+    importance: np.ndarray | None = None
+
+    def errors(self, part: int) -> np.ndarray:
+        """The weights of a part with their outputs mixed so that the square of an error is what it matters."""
+        weights = self.weights[part]
+        outputs = len(weights)
+        if self.importance is None or len(self.importance) != outputs * len(self.weights):
+            return weights
+        own = slice(part * outputs, (part + 1) * outputs)
+        return np.linalg.cholesky(self.importance[own, own]).T @ weights
 
     def left(
         self, inputs: np.ndarray | None, outputs: np.ndarray | None
@@ -77,7 +105,7 @@ class Calibration:
     Attributes:
         moments: of every layer that has any, by name of its weight.
         statistics: the true moments of tensors, where known.
-        noise: by kind.
+        noise: the made-up inputs that are most like real ones, by kind.
         skipped: weight → why nothing is known of its layer.
         source: what the inputs were, in words.
     """
@@ -130,9 +158,10 @@ def calibrate(
     count: int = 32,
     seed: int = 0,
     spread: tuple[float, float] = (-2.0, 2.0),
+    effort: float = 1.0,
     given: Inputs | None = None,
 ) -> Calibration:
-    """Moments of every layer: the mean over the kinds of noise, and half of that where real inputs are given.
+    """Moments of every layer: half from noise and half from matched inputs, or half of all that from real ones.
 
     Args:
         model: the dense model.
@@ -141,6 +170,8 @@ def calibrate(
         count: inputs of each kind.
         seed: of the noise and of the positions looked at.
         spread: the range of the model's floating-point inputs.
+        effort: how long to look for inputs that match the statistics, 1 is about a minute for a mobile network;
+            with 0 there are none.
         given: real inputs by name, [items, ...]; all of them are used.
     """
     model = batched(model)
@@ -148,30 +179,68 @@ def calibrate(
     known = {t.name for node in model.graph.nodes for t in node.outputs}
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
     kinds = tuple(kinds) if has_images(model) else tuple(kinds[:1])
-    noise, sets = {}, []
+    noise: dict[str, Noise] = {}
+    sets: list[dict[str, _Measured]] = []
     for kind in track(kinds):
         make = partial(synthetic, model, kind, count, seed, spread)
         inputs = make()
         noise[kind] = Noise(make, observed(model, statistics, inputs))
         sets.append(_measure(imposed(model, statistics, noise[kind].found), found, inputs, seed))
     shares = [1 / len(sets)] * len(sets)
+    source = f"{count} inputs of {' and '.join(kinds)} noise each"
+    source += ", scaled to BatchNorm statistics in every layer" if statistics else ", no BatchNorm statistics to match"
+    nearest = []  # the inputs that are most like real ones
+    if (similar := _matching(model, statistics, kinds[-1], seed, spread, effort)) is not None:
+        noise = {"matched": Noise(lambda: similar, observed(model, statistics, similar))}
+        sets.append(_measure(model, found, similar, seed))
+        shares = [*(share * (1 - MATCHED) for share in shares), MATCHED]
+        nearest.append(similar)
+        source += f"; {items(similar)} inputs optimised to match them"
     if given is not None:
         sets.append(_measure(model, found, given, seed))
-        shares = [share / 2 for share in shares] + [0.5]
+        shares = [*(share * (1 - GIVEN) for share in shares), GIVEN]
+        nearest.append(given)
+        source += f"; {items(given)} real inputs"
+    weight = _importance(model, [layer.y for _, layer in found.values()], nearest, seed)
     moments = {}
     for name, (node, layer) in found.items():
         second = np.sum([share * s[name].second for share, s in zip(shares, sets, strict=True)], axis=0)
-        energy = sum(share * s[name].energy for share, s in zip(shares, sets, strict=True))
-        if not np.isfinite(second).all() or not np.isfinite(energy):
+        covariance = np.sum([share * s[name].covariance for share, s in zip(shares, sets, strict=True)], axis=0)
+        if not np.isfinite(second).all() or not np.isfinite(covariance).all():
             skipped[name] = "its inputs are not finite"
             continue
         second = np.stack([shrunk(part, sum(s[name].count for s in sets)) for part in second])
-        moments[name] = Moments(layer, _affine(model, node, layer), second, float(energy))
-    source = f"{count} inputs of {' and '.join(kinds)} noise each"
-    source += ", matched to BatchNorm statistics" if statistics else ", no BatchNorm statistics to match"
-    if given is not None:
-        source += f"; {len(next(iter(given.values()), []))} real inputs"
+        matters = weight.get(layer.y)
+        if matters is not None and len(matters) != len(covariance):
+            matters = None
+        energy = np.trace(covariance) if matters is None else (matters * covariance).sum()
+        moments[name] = Moments(layer, _affine(model, node, layer), second, float(energy), matters)
     return Calibration(moments, statistics, noise, skipped, source)
+
+
+def items(inputs: Inputs) -> int:
+    """How many items a set of inputs holds."""
+    return max((len(x) for x in inputs.values() if x.ndim), default=1)
+
+
+def _matching(
+    model: Model, statistics: Statistics, kind: str, seed: int, spread: tuple[float, float], effort: float
+) -> Inputs | None:
+    """Inputs that meet the statistics, as many and as well as the effort and memory allow."""
+    if not statistics or not effort:
+        return None
+    macs = CostModel(model).at().macs / items(seeded_inputs(model)) + 1e5
+    held = sum(4 * prod(n or 1 for n in shape) for shape in model.shapes.values())
+    count = int(np.clip(WORK / 100 / macs, 16, 96))
+    count = min(count, max(1, HELD // held)) if is_open(model) else 1
+    steps = int(np.clip(effort * WORK / (count * macs), 60, 200 * max(1.0, effort)))
+    return matched(model, statistics, synthetic(model, kind, count, seed, spread), steps, spread)
+
+
+def _importance(model: Model, tensors: Sequence[str], sets: Sequence[Inputs], seed: int) -> dict[str, np.ndarray]:
+    """``importance`` on several sets of inputs, their mean."""
+    found = [importance(model, tensors, inputs, seed) for inputs in sets]
+    return {name: np.mean([f[name] for f in found], axis=0) for name in (found[0] if found else ())}
 
 
 def _affine(model: Model, node: gs.Node, layer: Layer) -> np.ndarray:
@@ -185,23 +254,23 @@ def _affine(model: Model, node: gs.Node, layer: Layer) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """``second`` and ``energy`` as in ``Moments``, from ``count`` positions."""
+    """Of ``count`` positions: ``second`` as in ``Moments``, and the covariance of the tensor the output ends up in."""
 
     second: np.ndarray
-    energy: float
+    covariance: np.ndarray
     count: int
 
 
 def _measure(
     model: Model, found: Mapping[str, tuple[gs.Node, Layer]], inputs: Inputs, seed: int
 ) -> dict[str, _Measured]:
-    """What flows into every layer, and the energy of where its output goes."""
+    """What flows into every layer, and how what its output becomes varies."""
     goal = {name: _destination(node) for name, (node, _) in found.items()}
     wanted = list(dict.fromkeys([*(layer.x for _, layer in found.values()), *goal.values()]))
     total = max((len(x) for x in inputs.values() if x.ndim), default=1)
     second: dict[str, np.ndarray] = {}
     count: dict[str, int] = {}
-    sums: dict[str, np.ndarray] = {}  # number, sum and sum of squares of each channel, [3, channels]
+    sums: dict[str, np.ndarray] = {}  # of y yᵀ, y ending in a 1
     for chunk, values in enumerate(run(model, wanted, inputs)):
         share = max((len(values[name]) for name, x in inputs.items() if x.ndim and name in values), default=1) / total
         for k, (name, (_, layer)) in enumerate(found.items()):
@@ -215,24 +284,18 @@ def _measure(
             second[name] = second.get(name, 0.0) + rows.swapaxes(1, 2) @ rows
             count[name] = count.get(name, 0) + some
         for name in set(goal.values()):
-            y = _positions(values[name])
-            sums[name] = sums.get(name, 0.0) + np.stack([np.full(y.shape[1], len(y)), y.sum(0), (y * y).sum(0)])
-    energy = {name: float((s[2] / s[0] - (s[1] / s[0]) ** 2).sum()) for name, s in sums.items()}
-    return {name: _Measured(second[name] / count[name], energy[goal[name]], count[name]) for name in found}
+            y = positions(values[name])
+            if y.shape[1] > WIDEST:  # only how much it varies in all is then wanted
+                y = y[:, :WIDEST]
+            y = np.c_[y, np.ones(len(y))]
+            sums[name] = sums.get(name, 0.0) + y.T @ y
+    covariance = {name: _covariance(s) for name, s in sums.items()}
+    return {name: _Measured(second[name] / count[name], covariance[goal[name]], count[name]) for name in found}
 
 
-def _positions(values: np.ndarray) -> np.ndarray:
-    """About ``POSITIONS`` positions of a tensor: float64 [positions, channels].
-
-    Channels are on axis 1 of images, else on the last.
-    """
-    if values.ndim < 4:
-        flat = values.reshape(-1, values.shape[-1])
-        return np.asarray(flat[:: max(1, len(flat) // POSITIONS)], np.float64)
-    channels = values.shape[1]
-    images = values.reshape(len(values), channels, -1)
-    step = max(1, images.size // channels // POSITIONS)
-    return np.asarray(images[:, :, ::step].swapaxes(1, 2), np.float64).reshape(-1, channels)
+def _covariance(sums: np.ndarray) -> np.ndarray:
+    mean = sums[-1, :-1] / sums[-1, -1]
+    return sums[:-1, :-1] / sums[-1, -1] - np.outer(mean, mean)
 
 
 def _destination(node: gs.Node) -> str:

@@ -19,6 +19,7 @@ from graphprune.proof import Runner, seeded_inputs
 Inputs = Mapping[str, np.ndarray]
 
 MEMORY = 1 << 28  # bytes of activations held at a time
+POSITIONS = 2048  # so many positions of a tensor are looked at for each set of inputs
 BATCH = "graphprune_batch"
 
 
@@ -35,6 +36,12 @@ def batched(model: Model) -> Model:
     if outputs and all(s and s[0] and len(outputs[name]) == 2 * s[0] for name, s in shapes.items()):
         return opened
     return _with_first_axis(model, {name: len(x) for name, x in template.items() if x.ndim})
+
+
+def is_open(model: Model) -> bool:
+    """Whether ``batched`` could open the first axis."""
+    infos = (info.type.tensor_type.shape.dim for info in model.inputs.values())
+    return any(dims[:1] and dims[0].dim_param == BATCH for dims in infos)
 
 
 def _with_first_axis(model: Model, sizes: Mapping[str, int] | None) -> Model:
@@ -97,10 +104,7 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[st
     sizes = {name: shape[0] for name, shape in model.input_shapes.items() if shape and name in model.inputs}
     runs = min((len(inputs[name]) // size for name, size in sizes.items() if size), default=1)
     step = 1
-    if any(
-        i.type.tensor_type.shape.dim[:1] and i.type.tensor_type.shape.dim[0].dim_param == BATCH
-        for i in model.inputs.values()
-    ):
+    if is_open(model):
         kept = sum(_bytes(model.shapes.get(name, ())) for name in wanted)
         largest = max(map(_bytes, model.shapes.values()), default=1)  # a few of which are held at any time
         step = max(1, min(runs, MEMORY // max(kept, 6 * largest, 1)))
@@ -109,6 +113,20 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[st
         chunk = {name: inputs[name][start * size : stop * size] for name, size in sizes.items()}
         chunk |= {name: inputs[name] for name in model.inputs if name not in sizes}
         yield {**chunk, **runner(chunk)}
+
+
+def positions(values: np.ndarray) -> np.ndarray:
+    """About ``POSITIONS`` positions of a tensor: float64 [positions, channels].
+
+    Channels are on axis 1 of images, else on the last.
+    """
+    if values.ndim < 4:
+        flat = values.reshape(-1, values.shape[-1])
+        return np.asarray(flat[:: max(1, len(flat) // POSITIONS)], np.float64)
+    channels = values.shape[1]
+    images = values.reshape(len(values), channels, -1)
+    step = max(1, images.size // channels // POSITIONS)
+    return np.asarray(images[:, :, ::step].swapaxes(1, 2), np.float64).reshape(-1, channels)
 
 
 def _bytes(shape: Sequence[int | None]) -> int:

@@ -118,7 +118,7 @@ def _conv_layer(call: Call) -> Layer | None:
     strides = call.attrs.get("strides", [1] * rank)
     dilations = call.attrs.get("dilations", [1] * rank)
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
-    pads = _pads(call, strides, reach)
+    pads = padding(call, strides, reach)
 
     def outputs(shape: tuple[int, ...]) -> tuple[int, ...]:
         sizes = zip(shape[2:], pads, reach, strides, strict=True)
@@ -149,7 +149,7 @@ def _conv_layer(call: Call) -> Layer | None:
     )
 
 
-def _pads(call: Call, strides: Sequence[int], reach: Sequence[int]) -> list[tuple[int, int]]:
+def padding(call: Call, strides: Sequence[int], reach: Sequence[int]) -> list[tuple[int, int]]:
     """Zeros before and after each spatial axis."""
     rank = len(reach)
     mode = call.attrs.get("auto_pad", "NOTSET")

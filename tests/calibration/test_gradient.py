@@ -1,0 +1,129 @@
+"""Gradients against differences of the loss, operator by operator; what is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from graphprune.calibration.activations import batched, run
+from graphprune.calibration.gradient import ADJOINTS, with_gradients, with_outputs
+from graphprune.calibration.importance import importance
+from graphprune.calibration.matching import matched
+from graphprune.model import load
+from graphprune.proof import Runner
+from tests.law import net
+
+BODIES = {
+    "Add": ("t = Conv(x, a)\ny = Add(t, x)", {"a": (2, 2, 1, 1)}),
+    "AveragePool": ("y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x)", {}),
+    "BatchNormalization": (
+        "y = BatchNormalization(x, a, b, c, d)",
+        {"a": (2,), "b": (2,), "c": (2,), "d": np.array([0.5, 2], np.float32)},
+    ),
+    "Clip": ("y = Clip(x, lo, hi)", {"lo": np.array(-0.5, np.float32), "hi": np.array(0.7, np.float32)}),
+    "Concat": ("t = Tanh(x)\ny = Concat<axis=1>(x, t, x)", {}),
+    "Conv": ("y = Conv<pads=[1,2,1,0]>(x, a)", {"a": (4, 2, 3, 3)}),
+    "Conv, grouped": ("y = Conv<pads=[1,1,1,1], dilations=[1,2], group=2>(x, a)", {"a": (4, 1, 3, 2)}),
+    "Conv, strided": ("y = Conv<pads=[1,0,0,1], strides=[2,3]>(x, a)", {"a": (4, 2, 3, 2)}),
+    "Conv, depthwise and strided": ("y = Conv<strides=[2,2], pads=[1,1,1,1], group=2>(x, a)", {"a": (2, 1, 3, 3)}),
+    "Conv, padded wide": ("y = Conv<pads=[2,2,2,2]>(x, a)", {"a": (4, 2, 1, 1)}),
+    "Div": ("t = Exp(c)\ny = Div(x, t)", {"c": (1, 2, 1, 1)}),
+    "Div, by x": ("s = Sigmoid(x)\ny = Div(c, s)", {"c": (3, 2, 6, 7)}),
+    "Dropout": ("y = Dropout(x)", {}),
+    "Erf": ("y = Erf(x)", {}),
+    "Flatten": ("t = Flatten(x)\ny = Gemm(t, a)", {"a": (84, 3)}),
+    "Gemm": ("t = Flatten(x)\ny = Gemm<transB=1, alpha=0.5>(t, a, b)", {"a": (3, 84), "b": (3,)}),
+    "GlobalAveragePool": ("y = GlobalAveragePool(x)", {}),
+    "HardSigmoid": ("y = HardSigmoid<alpha=0.3>(x)", {}),
+    "HardSwish": ("y = HardSwish(x)", {}),
+    "Identity": ("y = Identity(x)", {}),
+    "LeakyRelu": ("y = LeakyRelu<alpha=0.2>(x)", {}),
+    "MatMul": ("y = MatMul(x, a)", {"a": (7, 4)}),
+    "MatMul, twice": ("t = Transpose<perm=[0,1,3,2]>(x)\ny = MatMul(x, t)", {}),
+    "Mul": ("g = GlobalAveragePool(x)\ns = Sigmoid(g)\ny = Mul(x, s)", {}),
+    "Pad": ("y = Pad(x, p)", {"p": np.array([0, 0, 1, 0, 0, 0, 2, 1], np.int64)}),
+    "ReduceMean": ("y = ReduceMean<keepdims=1, axes=[2,3]>(x)", {}),
+    "Relu": ("y = Relu(x)", {}),
+    "Reshape": ("y = Reshape(x, p)", {"p": np.array([3, 2, 42], np.int64)}),
+    "Sigmoid": ("y = Sigmoid(x)", {}),
+    "Softmax": ("y = Softmax<axis=1>(x)", {}),
+    "Squeeze": ("t = ReduceMean<keepdims=1, axes=[2,3]>(x)\ny = Squeeze(t, p)", {"p": np.array([2, 3], np.int64)}),
+    "Sub": ("t = Relu(x)\ny = Sub(x, t)", {}),
+    "Tanh": ("y = Tanh(x)", {}),
+    "Transpose": ("y = Transpose<perm=[0,3,1,2]>(x)", {}),
+    "Unsqueeze": ("y = Unsqueeze(x, p)", {"p": np.array([1], np.int64)}),
+}
+
+
+def test_every_operator_of_the_table_is_here():
+    assert {name.split(",")[0] for name in BODIES} == set(ADJOINTS)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_gradient_is_the_difference_of_the_loss(name):
+    """The loss is the sum of y², whose own gradient is 2 y."""
+    body, weights = BODIES[name]
+    rng = np.random.default_rng(0)
+    model = load(net(body, inputs="float[3,2,6,7] x", **weights))
+    graph, gradients = with_gradients(model, {"y": lambda tape, y: tape("Mul", y, 2.0)}, ["x"])
+    x, direction = (rng.standard_normal((3, 2, 6, 7)).astype(np.float32) for _ in range(2))
+    x = np.round(x, 1) + np.float32(0.05)  # not at the edges of a Clip
+    step = 1e-3
+    runner = Runner(model)
+
+    def loss(at: np.ndarray) -> float:
+        return float((runner({"x": at.astype(np.float32)})["y"].astype(np.float64) ** 2).sum())
+
+    slope = (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
+    found = Runner(graph)({"x": x})[gradients["x"]]
+    assert found.shape == x.shape
+    assert float((found * direction).sum()) == pytest.approx(slope, rel=1e-2, abs=1e-3)
+
+
+def test_no_gradient_passes_an_unknown_operator():
+    model = load(net("t = Round(x)\ny = Relu(t)", inputs="float[3,4] x"))
+    _, gradients = with_gradients(model, {"y": lambda tape, y: y}, ["x", "t"])
+    assert set(gradients) == {"t"}
+
+
+def test_matched_inputs_meet_the_statistics_that_real_ones_had():
+    rng = np.random.default_rng(1)
+    text = "t = Conv(x, a)\nu = Relu(t)\nv = Conv(u, b)\ny = Relu(v)"
+    model = batched(load(net(text, inputs="float[1,3,8,8] x", a=(6, 3, 3, 3), b=(5, 6, 1, 1))))
+    real = rng.uniform(0.5, 1, (64, 3, 8, 8)).astype(np.float32)
+    values = next(iter(run(model, ["t", "v"], {"x": real})))
+    wanted = {n: {"mean": values[n].mean((0, 2, 3)), "std": values[n].std((0, 2, 3))} for n in ("t", "v")}
+    start = {"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)}
+    found = matched(model, wanted, start, 150, (-2, 2))
+    assert found is not None
+
+    def off(x: np.ndarray) -> float:
+        got = next(iter(run(model, ["t", "v"], {"x": x})))
+        return max(float(np.abs((got[n].mean((0, 2, 3)) - wanted[n]["mean"]) / wanted[n]["std"]).max()) for n in wanted)
+
+    assert off(found["x"]) < 0.1 * off(start["x"])
+
+
+def test_nothing_is_matched_where_no_gradient_arrives():
+    model = batched(load(net("t = Round(x)\ny = Conv(t, a)", inputs="float[1,3,8,8] x", a=(6, 3, 3, 3))))
+    wanted = {"y": {"mean": np.zeros(6), "std": np.ones(6)}}
+    assert matched(model, wanted, {"x": np.ones((4, 3, 8, 8), np.float32)}, 3, (-2, 2)) is None
+
+
+def test_importance_is_what_the_output_makes_of_an_error():
+    """Of a linear net the outputs' derivatives are the weights behind a layer, so that G is half of Wᵀ W."""
+    rng = np.random.default_rng(2)
+    weights = rng.standard_normal((5, 6)).astype(np.float32)
+    model = batched(load(net("t = MatMul(x, a)\ny = Gemm<transB=1>(t, b)", inputs="float[1,4] x", a=(4, 6), b=weights)))
+    found = importance(model, ["t"], {"x": rng.standard_normal((4000, 4)).astype(np.float32)}, 0)["t"]
+    expected = weights.T @ weights * 6 / (weights**2).sum()
+    assert 2 * found - np.eye(6) == pytest.approx(expected, abs=0.15)
+    assert np.trace(found) == pytest.approx(6)
+
+
+def test_more_outputs():
+    model = load(net("t = Relu(x)\ny = Neg(t)", inputs="float[1,4] x"))
+    shown = replace(model, header=with_outputs(model.header, ["t"]))
+    assert set(Runner(shown)({"x": np.ones((1, 4), np.float32)})) == {"t", "y"}
