@@ -351,8 +351,14 @@ def _preset(options: PruneOptions, amounts: Mapping[str, float | None]) -> str:
         targets = "".join(f"{name}={share}, " for name, share in shares.items())
         choice = f"{CHOICES.get(preset, 'choose')}({targets}multiple={multiple})"
     sparsify = f"sparsify(ratio={sparsity}), " if sparsity else ""
-    text = PRESETS[preset].format(choice=choice, sparsify=sparsify, seed=options["seed"])
-    return text.replace("calibrate(", "calibrate(given=True, ") if options["calibration_data"] is not None else text
+    asked = {
+        "seed": options["seed"],
+        "given": True if options["calibration_data"] is not None else None,
+        "effort": options["effort"] or None,
+        "spread": options["input_range"],
+    }
+    calibration = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+    return PRESETS[preset].format(choice=choice, sparsify=sparsify, seed=options["seed"], calibration=calibration)
 
 
 def _arrays(data: Inputs) -> Arrays | None:

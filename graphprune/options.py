@@ -113,6 +113,17 @@ CalibrationData = Annotated[
 ]
 
 
+def interval(text: str) -> tuple[float, float]:
+    """``LOW,HIGH`` as two numbers, the first below the second."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"'{text}' is no range", "write LOW,HIGH, e.g. 0,1") from error
+    if not low < high:
+        raise UsageError(f"the range {text} is empty", "write LOW,HIGH, e.g. 0,1")
+    return low, high
+
+
 class ModelOptions(TypedDict, total=False):
     """At which sizes a model is looked at."""
 
@@ -150,6 +161,20 @@ class RunOptions(ModelOptions, total=False):
 class CutOptions(InspectOptions, total=False):
     """How a model is pruned, whatever the amount."""
 
+    effort: Annotated[
+        float,
+        Option(
+            1.0,
+            "How long to look for inputs like real ones: 0 is seconds, 1 about a minute for a mobile network, more is"
+            " better.",
+            "N",
+            kind=float,
+        ),
+    ]
+    input_range: Annotated[
+        tuple[float, float] | None,
+        Option(None, "Range of the model's floating-point inputs, by default -2,2.", "LOW,HIGH", read=interval),
+    ]
     round_to: Annotated[int, Option(8, "Every axis that is cut ends at a multiple of this.", "N", kind=int)]
     seed: Seed
     calibration_data: CalibrationData

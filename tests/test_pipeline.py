@@ -59,7 +59,7 @@ def test_parse() -> None:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_parse(preset: str) -> None:
-    assert parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", seed=0))
+    assert parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", seed=0))
     assert parse(f"{BEFORE}, {AFTER}")
 
 
@@ -131,7 +131,9 @@ def test_every_step_is_recorded_and_proved(state: State) -> None:
     "preset", [p for p in sorted(PRESETS) if p in ("magnitude", "l1", "slimming", "random", "clean")]
 )
 def test_presets_run(preset: str, state: State) -> None:
-    after, records = run(state, parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", seed=3)))
+    after, records = run(
+        state, parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", seed=3))
+    )
     assert all(r.agreement is None or r.agreement.holds for r in records)
     assert after.model.constants["a"].shape[0] == (6 if preset == "clean" else 3)
 
@@ -245,7 +247,7 @@ def test_bodies_still_find_what_they_capture() -> None:
     proto = parser.parse_model(CAPTURING)
     for name, shape in {"a": (6, 3, 1, 1), "b": (4, 6, 1, 1), "one": (1,)}.items():
         proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
-    text = PRESETS["magnitude"].format(choice="uniform(ratio=0.5)", sparsify="", seed=0)
+    text = PRESETS["magnitude"].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", seed=0)
     after, records = run(State(load(proto)), parse(text))
     assert [n.op for n in after.model.graph.nodes] == ["Conv", "Conv", "Identity", "If"]
     assert tuple(after.model.constants["a"].shape) == (3, 3, 1, 1)

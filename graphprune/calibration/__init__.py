@@ -158,7 +158,7 @@ def calibrate(
     count: int = 32,
     seed: int = 0,
     spread: tuple[float, float] = (-2.0, 2.0),
-    effort: float = 1.0,
+    effort: float = 0.0,
     given: Inputs | None = None,
 ) -> Calibration:
     """Moments of every layer: half from noise and half from matched inputs, or half of all that from real ones.
@@ -233,8 +233,8 @@ def _matching(
     held = sum(4 * prod(n or 1 for n in shape) for shape in model.shapes.values())
     count = int(np.clip(WORK / 100 / macs, 16, 96))
     count = min(count, max(1, HELD // held)) if is_open(model) else 1
-    steps = int(np.clip(effort * WORK / (count * macs), 60, 200 * max(1.0, effort)))
-    return matched(model, statistics, synthetic(model, kind, count, seed, spread), steps, spread)
+    steps = int(np.clip(effort * WORK / (count * macs), 60 * min(effort, 1.0), 200 * max(effort, 1.0)))
+    return matched(model, statistics, synthetic(model, kind, count, seed, spread), max(steps, 1), spread)
 
 
 def _importance(model: Model, tensors: Sequence[str], sets: Sequence[Inputs], seed: int) -> dict[str, np.ndarray]:

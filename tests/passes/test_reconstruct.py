@@ -125,14 +125,20 @@ def accuracy(result, items, folder) -> float:
 
 def test_a_real_network_keeps_working(items, tmp_path):
     """Dense 94 %, half of the MACs; no data, no labels, no training."""
-    assert accuracy(graphprune.prune(RESNET.path, target_macs=0.5), items, tmp_path) >= 0.915
+    assert accuracy(graphprune.prune(RESNET.path, target_macs=0.5, effort=0), items, tmp_path) >= 0.915
     plain = graphprune.prune(RESNET.path, target_macs=0.5, preset="magnitude")
     assert accuracy(plain, items, tmp_path) <= 0.3
 
 
+@pytest.mark.slow
+def test_inputs_that_match_the_statistics_keep_more(items, tmp_path):
+    """A quarter of the MACs, about five points of 94 % lost; noise alone loses thirty."""
+    assert accuracy(graphprune.prune(RESNET.path, target_macs=0.25), items, tmp_path) >= 0.85
+
+
 def test_a_replay_writes_the_same_bytes(tmp_path):
-    passes = "fold_constants, fold_batchnorm, calibrate(count=4), obs, allocate(macs=0.8), cut, reconstruct, repair"
-    first = graphprune.prune(RESNET.path, passes=passes + ", fold_batchnorm")
+    passes = "fold_constants, fold_batchnorm, calibrate(count=4, effort=0.01), obs, allocate(macs=0.8), cut"
+    first = graphprune.prune(RESNET.path, passes=passes + ", reconstruct, repair, fold_batchnorm")
     first.save(tmp_path / "a.onnx")
     graphprune.prune(RESNET.path, plan=first.plan).save(tmp_path / "b.onnx")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
