@@ -308,13 +308,11 @@ def bench(
     calls: dict[str, Callable[[], object]] = {}
     for path in models:
         if path.is_dir():
-            calls[f"{path.name}, compiled"] = partial(load_library(path), inputs)
+            calls[f"{path}, compiled"] = partial(load_library(path), inputs)
             path = path / "model.onnx"
         if path.is_file():
             model = load(path, input_shapes=first.input_shapes)
-            calls[f"{path.parent.name}/{path.name}, onnxruntime"] = partial(
-                Runner(model, optimise=True, threads=threads), inputs
-            )
+            calls[f"{path}, onnxruntime"] = partial(Runner(model, optimise=True, threads=threads), inputs)
     return interleave(calls, seconds=seconds, threads=threads)
 
 

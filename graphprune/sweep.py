@@ -327,9 +327,13 @@ def _timed(
         dim_params=options["dim_params"],
         seed=options["seed"],
     )
-    found: dict[str, dict[str, float]] = {}
+    found = {
+        name: {
+            by: timings[label].median_ms
+            for by, label in (("onnxruntime", f"{path / 'model.onnx'}, onnxruntime"), ("compiled", f"{path}, compiled"))
+            if label in timings
+        }
+        for name, path in made.items()
+    }
     original = next(iter(timings.values())).median_ms
-    for label, timing in timings.items():
-        name, _, by = label.partition("/" if "/" in label else ", ")
-        found.setdefault(name, {})[by.removeprefix("model.onnx, ")] = timing.median_ms
     return original, [msgspec.structs.replace(p, latency_ms=found.get(p.name, {})) for p in points]

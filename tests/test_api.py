@@ -89,3 +89,13 @@ def test_an_error_beyond_what_is_allowed_ends_the_run():
     report = graphprune.prune(RESNET, ratio=0.5, preset="magnitude", max_error=2.0).report
     assert report.fidelity is not None
     assert 0.01 < report.fidelity.error <= 2
+
+
+def test_bench_tells_equal_names_apart(tmp_path):
+    from graphprune import api
+
+    paths = [tmp_path / folder / "x" / "m.onnx" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(RESNET.read_bytes())
+    assert list(api.bench(paths, seconds=0)) == [f"{path}, onnxruntime" for path in paths]
