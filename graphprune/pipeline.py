@@ -36,7 +36,7 @@ ENTRY_POINTS = "graphprune.passes"
 
 # The common roads. Shape arithmetic is folded before a cut so that it pins nothing; what a cut leaves dead, and what
 # can be folded once widths are final, goes after. What is asked for is filled in in braces.
-BEFORE, AFTER = "fold_shapes, fold_constants", "fold_constants, fold_batchnorm, clean"
+BEFORE, AFTER = "fold_states, fold_shapes, fold_constants", "fold_constants, fold_batchnorm, clean"
 CALIBRATED = f"{BEFORE}, fold_batchnorm, calibrate({{calibration}})"
 PRESETS = {
     "obs": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",

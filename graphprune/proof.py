@@ -244,7 +244,12 @@ def _moved_by_a_rounding(model: Model, inputs: Arrays) -> dict[str, np.ndarray]:
 
 def watched(model: Model) -> dict[str, tuple[str, ...]]:
     """The inner tensors worth comparing, each with the tensors it is computed from; small ones first, within bounds."""
-    made = {t.name: tuple(i.name for i in n.inputs) for n in model.graph.nodes for t in n.outputs if t.name}
+    made = {
+        t.name: tuple(i.name for i in n.inputs)
+        for n in model.graph.nodes
+        for t in n.outputs
+        if t.name and model.reads(t)
+    }
     sizes = {name: prod(shape) for name in made if None not in (shape := model.shapes.get(name, (None,)))}  # type: ignore[arg-type]
     found, total = {}, 0
     for name in sorted(sizes, key=lambda n: sizes[n]):

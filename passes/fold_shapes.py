@@ -73,7 +73,8 @@ class FoldShapes:
     """Partial evaluation of ``Shape`` and what is computed from it, with symbolic dimensions left symbolic.
 
     Tensors that come out fully known become constants; the target of a Reshape is spelled out with 0 and -1, and that
-    of a Resize as scales, where that says the same. What reads a shape element that stays symbolic is left as it is.
+    of a Resize as scales, where that says the same. A size that stays symbolic is read from the input of the model that
+    has it, so that no tensor in between is held by having been asked.
     """
 
     def __call__(self, state: State) -> State:
@@ -92,6 +93,7 @@ def _fold(model: Model) -> Model | None:
     partial: dict[str, _Partial] = {}
     changed = False
     outputs = {t.name for t in result.graph.outputs}
+    rooted: list[gs.Node] = []
     for node in result.graph.nodes:
         if not is_standard(node):
             continue
@@ -108,9 +110,44 @@ def _fold(model: Model) -> Model | None:
             node.outputs.clear()
             output.to_constant(found.values)
             changed = True
-    if not changed:
+        elif found.origin.size == 1 and _asks_within(node, result) and output.name not in outputs:
+            rooted += _from_input(node, found, result, shapes, symbols)
+    if not changed and not rooted:
         return None
-    return result.with_nodes(result.graph.nodes)
+    return result.with_nodes([*rooted, *result.graph.nodes])
+
+
+def _asks_within(node: gs.Node, model: Model) -> bool:
+    """Whether a node takes an element of the shape of a tensor that is no input of the model."""
+    if node.op not in ("Gather", "Slice"):
+        return False
+    source = node.inputs[0]
+    while source.inputs and source.inputs[0].op in ("Cast", "Identity"):
+        source = source.inputs[0].inputs[0]
+    if not source.inputs or source.inputs[0].op != "Shape":
+        return False
+    return source.inputs[0].inputs[0].name not in model.inputs
+
+
+def _from_input(
+    node: gs.Node, found: _Partial, model: Model, shapes: Mapping[str, SymbolicShape], symbols: Mapping[str, int]
+) -> list[gs.Node]:
+    """Nodes that read the one size which ``node`` makes from an input of the model instead, if an input has it."""
+    places = ((t, axis) for t in model.graph.inputs for axis, size in enumerate(shapes.get(t.name, ())) if size)
+    wanted = int(found.origin.reshape(-1)[0])
+    tensor, axis = next(((t, k) for t, k in places if symbols.get(str(shapes[t.name][k])) == wanted), (None, 0))
+    if tensor is None or wanted == _UNKNOWN:
+        return []
+    output = node.outputs[0]
+    node.outputs.clear()
+    shape, size = (gs.Variable(f"{output.name}:{part}", np.int64) for part in ("shape", "size"))
+    index = gs.Constant(f"{output.name}:index", np.full(found.values.shape, axis, np.int64))
+    kind = onnx.helper.np_dtype_to_tensor_dtype(found.values.dtype)
+    return [
+        gs.Node("Shape", shape.name, inputs=[tensor], outputs=[shape]),
+        gs.Node("Gather", size.name, {"axis": 0}, [shape, index], [size]),
+        gs.Node("Cast", f"{output.name}:cast", {"to": kind}, [size], [output]),
+    ]
 
 
 def _evaluate(

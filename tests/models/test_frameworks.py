@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[2] / "models" / "frameworks"
 
 # Units that are prunable, and those that a person who reads the script would call so: channels, hidden units,
 # attention heads, embedding width. Where they differ: normalisation over the width that is to be cut; recurrence in a
-# Loop; states of recurrent layers that are made at run time.
+# Loop. Both directions of a recurrent layer have one width, so that their units go in pairs.
 UNITS = {
     "flax_autoencoder": (40, 40),
     "flax_cnn": (56, 56),
@@ -24,14 +24,14 @@ UNITS = {
     "flax_transformer": (68, 100),
     "keras_flat": (56, 56),
     "keras_gru": (0, 44),
-    "keras_lstm": (16, 72),
+    "keras_lstm": (72, 72),
     "keras_mobilenet": (144, 144),
     "keras_resnet": (104, 104),
     "keras_transformer": (128, 168),
     "keras_unet": (96, 96),
-    "paddle_gru": (0, 44),
+    "paddle_gru": (28, 28),
     "paddle_lcnet": (104, 104),
-    "paddle_lstm": (0, 44),
+    "paddle_lstm": (28, 28),
     "paddle_resnet": (104, 104),
     "paddle_transformer": (136, 168),
     "paddle_unet": (96, 96),

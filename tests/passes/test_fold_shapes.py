@@ -8,6 +8,7 @@ from onnx import ModelProto
 
 from graphprune.groups import analyse
 from graphprune.model import Model, load
+from graphprune.pipeline import parse, run
 from graphprune.proof import Runner
 from graphprune.state import State
 from passes.fold_shapes import FoldShapes
@@ -156,3 +157,29 @@ def test_a_shape_that_is_an_output_is_still_computed() -> None:
 def test_nothing_to_do_returns_the_same_state() -> None:
     state = State(load(net("y = Relu(x)")))
     assert FoldShapes()(state) is state
+
+
+def test_a_symbolic_size_is_read_from_the_input_that_has_it() -> None:
+    """An inner tensor that is asked for the size of the batch alone may be cut in its other axes."""
+    body = """
+        t = MatMul(x, a)
+        s = Shape(t)
+        c = Cast<to=6>(s)
+        n = Slice(c, zero, one, zero)
+        m = Concat<axis=0>(n, four)
+        k = Cast<to=7>(m)
+        z = ConstantOfShape(k)
+        u = MatMul(t, b)
+        y = Add(u, z)
+    """
+    sizes = {"zero": np.array([0], np.int32), "one": np.array([1], np.int32), "four": np.array([4], np.int32)}
+    model = load(net(body, inputs="float[N,3] x", a=(3, 6), b=(6, 4), **sizes))
+    assert not analyse(model).groups
+    after, _ = run(State(model), parse("fold_shapes"))
+    asked = [n.inputs[0].name for n in after.model.graph.nodes if n.op == "Shape"]
+    assert asked == ["x"]
+    assert [(g.name, g.size) for g in analyse(after.model).groups] == [("a[1]", 6)]
+    for batch in (1, 3):
+        x = np.random.default_rng(batch).standard_normal((batch, 3)).astype(np.float32)
+        np.testing.assert_array_equal(Runner(after.model)({"x": x})["y"], Runner(model)({"x": x})["y"])
+    assert run(after, parse("fold_shapes"))[0].model is after.model

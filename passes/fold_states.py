@@ -1,0 +1,48 @@
+"""Leave out initial states of recurrent layers that are zero, which is what they are without being given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphprune.state import State
+from graphprune.surgeon import is_standard, opaque
+
+# Inputs of an operator that are zero unless given: hidden state, and an LSTM's cell state.
+_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+# Operators whose results hold the numbers of their first input alone.
+_KEEPS_ZERO = frozenset(
+    ["Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"]
+)
+
+
+@dataclass(frozen=True)
+class FoldStates:
+    """Exporters make zeros of the size of the batch and of the layer, and that arithmetic would pin both."""
+
+    def __call__(self, state: State) -> State:
+        """A state whose recurrent layers are given no zeros, or the same state."""
+        model = state.model.copy()
+        changed = False
+        for node in model.graph.nodes:
+            if not is_standard(node):
+                continue
+            for index in _STATES.get(node.op, ()):
+                if index < len(node.inputs) and node.inputs[index].name and _is_zero(node.inputs[index]):
+                    node.inputs[index] = gs.Variable.empty()
+                    changed = True
+        return replace(state, model=model.with_nodes(model.graph.nodes)) if changed else state
+
+
+def _is_zero(tensor: gs.Tensor) -> bool:
+    if isinstance(tensor, gs.Constant):
+        return not np.any(tensor.values)
+    made = tensor.inputs[0] if len(tensor.inputs) == 1 else None
+    if made is None or not is_standard(made) or opaque(made):
+        return False
+    if made.op == "ConstantOfShape":
+        return "value" not in made.attrs or not np.any(made.attrs["value"].values)
+    parts = made.inputs if made.op == "Concat" else made.inputs[:1] if made.op in _KEEPS_ZERO else []
+    return bool(parts) and all(map(_is_zero, parts))
