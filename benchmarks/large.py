@@ -3,7 +3,7 @@
     python -m benchmarks.large [--inspect-layers 32] [--prune-layers 2] [--hidden 4096] [--folder DIR]
 
 Makes a graph of the shape of Llama 2 7B (Touvron et al. 2023) with weights of zeros in a sparse file and inspects it;
-then one of fewer layers with random weights, and prunes it with and without the proofs. Needs three times the second
+then one of fewer layers with random weights, which it prunes with all proofs and verifies. Needs twice the second
 model's size on disk. Peak memory is the largest resident size of the process, pages of mapped files included.
 """
 
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = Table(title="Llama-shaped graphs in float32")
     for column in ("", "weights", "largest", "allowed", "peak memory", "wall"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    passes = "fold_shapes, fold_constants, magnitude, uniform(ratio=0.5, multiple=8), cut"
+    passes = "fold_states, fold_shapes, fold_constants, magnitude, uniform(ratio=0.5, multiple=8), cut"
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
         for layers, seed in ((options.inspect_layers, None), (options.prune_layers, 0)):
