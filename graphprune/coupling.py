@@ -46,7 +46,22 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
         left_out = _left_out(model, node)
         inputs = tuple(map(operand, node.inputs))
         outputs = tuple(None if t.name in left_out else operand(t) for t in node.outputs)
-        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset)
+        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset, _joined(model, node))
+
+
+def _joined(model: Model, node: gs.Node) -> tuple[int | None, ...]:
+    """The elements of the list of sizes a Reshape takes, where a Concat joins it at run time; ``None`` for unknown."""
+    made: Sequence[gs.Node] = node.inputs[1].inputs if node.op == "Reshape" and len(node.inputs) > 1 else ()
+    if len(made) != 1 or made[0].op != "Concat":
+        return ()
+    elements: list[int | None] = []
+    for part in made[0].inputs:
+        length = next(iter(model.shapes.get(part.name, ())), None)
+        if length is None:
+            return ()
+        constant = isinstance(part, gs.Constant)
+        elements.extend(map(int, np.asarray(part.values)) if constant else [None] * length)
+    return tuple(elements)
 
 
 def _left_out(model: Model, node: gs.Node) -> set[str]:

@@ -106,13 +106,17 @@ def analyse(model: Model, rules: Mapping[str, Rule] | None = None) -> Dependenci
             settled.append(part.copy())
             if not settle(settled[-1], own, innermost):
                 break
-        best = max(settled, key=lambda one: _freed(_analyse(model, one))) if len(settled) > 1 else settled[0]
+        best = max(settled, key=lambda one: _freed(model, _analyse(model, one))) if len(settled) > 1 else settled[0]
         graph.update(best.edges(keys=True, data=True), best.nodes(data=True))
     return _analyse(model, graph)
 
 
-def _freed(dependencies: Dependencies) -> int:
-    return sum(group.size * len(group.weights) for group in dependencies.groups)
+def _freed(model: Model, dependencies: Dependencies) -> tuple[int, int]:
+    """How many parameters lie in weights that can shrink, and in how fine units."""
+    groups = dependencies.groups
+    weights = {dim.tensor for group in groups for dim in group.weights}
+    size = sum(prod(model.constants[name].shape) for name in weights)
+    return size, sum(group.size * len(group.weights) for group in groups)
 
 
 def _analyse(model: Model, graph: nx.MultiGraph) -> Dependencies:

@@ -149,3 +149,15 @@ def test_calls_see_shapes_and_omitted_operands() -> None:
     assert call.inputs[1] is None
     assert [o.shape for o in call.present] == [(1, 3, 8, 8), (), (1, 3, 8, 8)]
     assert call.input(7) is None
+
+
+def test_choices_free_the_most_parameters_before_the_finest_units() -> None:
+    """Queries, keys and values by heads, rather than values alone by their width."""
+    heads = "{0} = MatMul(x, w{0})\n{0}s = Reshape({0}, split)\n{0}h = Transpose<perm=[0, 2, {1}]>({0}s)\n"
+    body = heads.format("q", "1, 3") + heads.format("k", "3, 1") + heads.format("v", "1, 3")
+    body += "a = MatMul(qh, kh)\ns = Softmax<axis=-1>(a)\nm = MatMul(s, vh)\nt = Transpose<perm=[0, 2, 1, 3]>(m)\n"
+    body += "u = Reshape(t, join)\ny = MatMul(u, o)"
+    shapes = {"split": np.array([2, 5, 4, 16]), "join": np.array([2, 5, 64])}
+    weights = {"wq": (6, 64), "wk": (6, 64), "wv": (6, 64), "o": (64, 7)}
+    (group,) = analyse(load(net(body, inputs="float[2,5,6] x", **shapes, **weights))).groups
+    assert brief(group) == "4 wq[1]*16 wk[1]*16 wv[1]*16 o[0]*16"

@@ -92,7 +92,10 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A node as its rule sees it: all operands have a name and a fully known shape; an omitted one is ``None``."""
+    """A node as its rule sees it: all operands have a name and a fully known shape; an omitted one is ``None``.
+
+    ``joined`` are the elements of a list of sizes put together at run time, ``None`` for those not known before.
+    """
 
     op: str
     name: str
@@ -100,6 +103,7 @@ class Call:
     outputs: tuple[Operand | None, ...]
     attrs: Mapping[str, Any]
     opset: int
+    joined: tuple[int | None, ...] = ()
 
     @property
     def x(self) -> Operand:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -150,9 +152,7 @@ def _reshape_ties(call: Call) -> Ties:
     """
     shape = call.input(1)
     if call.op == "Reshape" and (shape is None or shape.constant is None):
-        for operand in (call.x, call.y):
-            for axis in range(operand.rank):
-                yield Pin(operand.dim(axis), "reshaped to a shape computed at run time")
+        yield from _absorbed(call)
         return
     for of_x, of_y in runs(call.x.shape, call.y.shape):
         if len(of_x) == 1:
@@ -161,6 +161,35 @@ def _reshape_ties(call: Call) -> Ties:
             yield from _merged(call.y, of_y[0], call.x, of_x)
         else:
             yield from _regrouped(call.x, of_x, call.y, of_y)
+
+
+def _absorbed(call: Call) -> Ties:
+    """A target computed at run time but for its end: what -1 stands for there shrinks by itself, the rest stays.
+
+    The axes before are as they were whatever is cut after them, so that -1, the quotient, takes the whole cut.
+    """
+    x, y, sizes = call.x, call.y, call.joined
+    first = len(sizes) - next((k for k, size in enumerate(reversed(sizes)) if size is None), len(sizes))
+    after = [k for k in range(x.rank) if prod(x.shape[k:]) <= prod(y.shape[first:])]
+    free: set[int] = set()
+    if -1 in sizes[first:] and prod(x.shape[after[0] if after else x.rank :]) == prod(y.shape[first:]):
+        for of_x, of_y in runs(x.shape[after[0] :], y.shape[first:]):
+            of_x, of_y = [after[0] + k for k in of_x], [first + k for k in of_y]
+            absorbing = [k for k in of_y if sizes[k] == -1]
+            if len(of_y) == 1 and absorbing:
+                yield from _merged(y, of_y[0], x, of_x)
+            elif len(of_x) == 1 and absorbing:
+                at = np.unravel_index(np.arange(x.shape[of_x[0]]), [y.shape[k] for k in of_y])
+                yield tie(x, of_x[0], y, absorbing[0], at_b=at[of_y.index(absorbing[0])])
+            else:
+                continue
+            free |= {*of_x, *(~k for k in absorbing)}
+    for operand, axes in (
+        (x, [k for k in range(x.rank) if k not in free]),
+        (y, [k for k in range(y.rank) if ~k not in free]),
+    ):
+        for axis in axes:
+            yield Pin(operand.dim(axis), "reshaped to a shape computed at run time")
 
 
 def _merged(whole: Operand, axis: int, split: Operand, parts: list[int]) -> Ties:
@@ -188,7 +217,8 @@ def _regrouped(x: Operand, of_x: list[int], y: Operand, of_y: list[int]) -> Ties
 def _reshape_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     """Spell out the new size of every axis that was cut; 0 and -1 elsewhere keep their meaning."""
     shape = call.ints("shape", 1)
-    assert shape is not None
+    if shape is None:
+        return  # computed at run time: -1 takes the cut
     for axis in range(call.y.rank):
         size = len(kept(call.y, axis))
         copied = shape[axis] == 0 and not call.attrs.get("allowzero", 0)

@@ -515,7 +515,39 @@ GATHER = [
         b=(6, 4),
     ),
 ]
-CASES = [*CONCAT, *SPLIT, *SLICE, *RESHAPE, *PAD, *GATHER]
+# Sizes that come from the input at run time, and what stands after them.
+_LEADING = "d = Shape<end=2>(x)\ng = Concat<axis=0>(d, m)\n"
+_EIGHT = {"inputs": "float[N,S,3] x", "a": (3, 8), "h": ints(0, 0, 4, 2), "o": (8, 5)}
+RUN_TIME = [
+    case(
+        "Reshape of heads into -1, behind sizes known at run time",
+        f"{_LEADING}t = MatMul(x, a)\nv = Reshape(t, h)\nw = Relu(v)\nu = Reshape(w, g)\ny = MatMul(u, o)",
+        "8 a[1] o[0]",
+        m=ints(-1),
+        **{**_EIGHT, "h": ints(0, 0, 8, 1)},
+    ),
+    case(
+        "Reshape of a width into -1 heads, behind sizes known at run time",
+        f"{_LEADING}t = MatMul(x, a)\nv = Reshape(t, g)\nw = Relu(v)\nu = Reshape(w, h)\ny = MatMul(u, o)",
+        "4 a[1]*2 o[0]*2",
+        m=ints(-1, 2),
+        **{**_EIGHT, "h": ints(0, 0, -1)},
+    ),
+    case(
+        "Reshape of whole heads into -1, behind sizes known at run time",
+        f"{_LEADING}t = MatMul(x, a)\nv = Reshape(t, h)\nw = Softmax(v)\nu = Reshape(w, g)\ny = MatMul(u, o)",
+        "4 a[1]*2 o[0]*2",
+        m=ints(-1),
+        **_EIGHT,
+    ),
+    case(
+        "Reshape into a size that is spelled out behind sizes known at run time stays",
+        f"{_LEADING}t = MatMul(x, a)\nv = Reshape(t, h)\nw = Relu(v)\nu = Reshape(w, g)\ny = MatMul(u, o)",
+        m=ints(8),
+        **_EIGHT,
+    ),
+]
+CASES = [*RUN_TIME, *CONCAT, *SPLIT, *SLICE, *RESHAPE, *PAD, *GATHER]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
