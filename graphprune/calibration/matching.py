@@ -40,7 +40,7 @@ def matched(
         spread: values are kept within this range.
 
     Returns:
-        ``None`` where the gradient reaches no input.
+        ``None`` where the gradient reaches no input, or is not finite.
     """
     moving = {name: x for name, x in inputs.items() if x.dtype == np.float32}
     seeds = {name: _mismatch(wanted, model.shapes[name]) for name, wanted in statistics.items()}
@@ -49,6 +49,7 @@ def matched(
         return None
     try:
         runner = Runner(graph, optimise=True)
+        runner(inputs)
     except InvalidModelError:  # onnxruntime has no kernel for one of the transposed operators
         return None
     x = {name: moving[name].astype(np.float64) for name in gradients}
@@ -59,6 +60,8 @@ def matched(
         rate = RATE * (spread[1] - spread[0]) / 4 * (1 + np.cos(np.pi * step / steps)) / 2
         for name, gradient in gradients.items():
             g = values[gradient].astype(np.float64)
+            if not np.isfinite(g).all():
+                return None
             g /= size.setdefault(name, float(np.abs(g).mean()) or 1.0)
             for kept, new, share in zip((first[name], second[name]), (g, g * g), MOMENTS, strict=True):
                 kept += (1 - share) * (new - kept)

@@ -112,6 +112,12 @@ def test_nothing_is_matched_where_no_gradient_arrives():
     assert matched(model, wanted, {"x": np.ones((4, 3, 8, 8), np.float32)}, 3, (-2, 2)) is None
 
 
+def test_nothing_is_matched_with_gradients_that_overflow():
+    model = batched(load(net("t = Mul(x, h)\ny = Conv(t, a)", a=(6, 3, 3, 3), h=np.array(1e30, np.float32))))
+    wanted = {"y": {"mean": np.zeros(6), "std": np.ones(6)}}
+    assert matched(model, wanted, {"x": np.ones((4, 3, 8, 8), np.float32)}, 3, (-2, 2)) is None
+
+
 def test_importance_is_what_the_output_makes_of_an_error():
     """Of a linear net the outputs' derivatives are the weights behind a layer, so that G is half of Wᵀ W."""
     rng = np.random.default_rng(2)
