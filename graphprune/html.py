@@ -273,7 +273,7 @@ def _measured(report: Report) -> Markup | None:
     if report.fidelity is None or not math.isfinite(report.fidelity.error) or len(report.latency) < 2:
         return None
     dots = [
-        Dot(name, timing.median_ms, report.fidelity.error if k else 0.0, True)
+        Dot(name.removesuffix(", timed alone"), timing.median_ms, report.fidelity.error if k else 0.0, True)
         for k, (name, timing) in enumerate(report.latency.items())
     ]
     return scatter(

@@ -111,7 +111,9 @@ def _labels(placed: Sequence[tuple[Dot, float, float]]) -> Iterator[Markup]:
             ("start", 10, middle + 8, 4),
             ("end", -10, middle - 8 - width, 4),
             ("middle", 0, middle - width / 2, -11),
+            ("end", 6, middle + 6 - width, -11),
             ("middle", 0, middle - width / 2, 20),
+            ("end", 6, middle + 6 - width, 20),
         ):
             box = (start, y + down - 9, start + width, y + down + 3)
             if start >= 0 and box[2] <= _NOMINAL and box[3] <= _BOTTOM and not any(_meet(box, t) for t in taken):
