@@ -61,16 +61,15 @@ def measure(
     """
     runners = Runner(original), Runner(pruned)
     sums: dict[str, _Sum] = {}
-    count = 0
-    for inputs in _made_up(original, seed) if given is None else _parts(original, given):
-        reference, result = (run(inputs) for run in runners)
-        count += 1
+    batches = list(_made_up(original, seed) if given is None else _parts(original, given))
+    pairs = zip(*(runner.each(batches) for runner in runners), strict=True)
+    for _, (reference, result) in zip(track(range(len(batches))), pairs, strict=True):
         for name, b in reference.items():
             sums.setdefault(name, _Sum()).add(result[name], b)
     errors = {name: s.error for name, s in sums.items()}
     source = "made-up inputs" if given is None else "calibration data" if seen else "held-out data"
-    cosine = min((s.cosine / count for s in sums.values()), default=1.0)
-    return Fidelity(max(errors.values(), default=0.0), cosine, errors, count, source)
+    cosine = min((s.cosine / len(batches) for s in sums.values()), default=1.0)
+    return Fidelity(max(errors.values(), default=0.0), cosine, errors, len(batches), source)
 
 
 @dataclass
@@ -104,7 +103,7 @@ class _Sum:
 
 def _made_up(model: Model, seed: int) -> Iterator[Arrays]:
     kinds = list(KINDS) if has_images(model) else list(KINDS)[:1]
-    for k in track(range(ITEMS)):
+    for k in range(ITEMS):
         yield synthetic(model, kinds[k % len(kinds)], 1, seed + HELD_OUT + k, SPREAD)
 
 
@@ -116,5 +115,5 @@ def _parts(model: Model, given: Arrays) -> Iterator[Arrays]:
     runs = min((len(given[name]) // size for name, size in sizes.items() if size), default=1)
     if not runs:
         raise UsageError("the data have fewer items than the model takes at a time", "give more of them")
-    for k in track(np.unique(np.linspace(0, runs - 1, min(runs, MOST)).astype(int))):
+    for k in np.unique(np.linspace(0, runs - 1, min(runs, MOST)).astype(int)):
         yield {n: given[n][k * sizes[n] : (k + 1) * sizes[n]] if n in sizes else given[n] for n in model.inputs}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -41,6 +41,8 @@ WATCHED_ELEMENTS = 1 << 26
 # then, up to the share below.
 ROUNDINGS = 8
 LARGEST_RTOL = 1e-2
+# Inputs that go through the parts of a streamed model together.
+TOGETHER = 16
 # A compiled library sums in another order than onnxruntime.
 COMPILED_RTOL = REWRITE_RTOL
 
@@ -83,8 +85,10 @@ class Runner:
     def __init__(self, model: Model, *, optimise: bool = False, threads: int = 0, also: Collection[str] = ()) -> None:
         self._name = model.name
         self._run: Callable[[Arrays], dict[str, np.ndarray]]
+        self._run_all: Callable[[Sequence[Arrays]], list[dict[str, np.ndarray]]] | None = None
         if model.streamed and not optimise:
-            self._run = partial(streaming.run, model, also=also)
+            self._run = lambda inputs: streaming.run(model, [inputs], also)[0]
+            self._run_all = lambda batches: streaming.run(model, batches, also)
             return
         try:
             opened = _session(model, optimise, threads, also)
@@ -98,8 +102,19 @@ class Runner:
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs by name."""
+        return self._guarded(self._run, dict(inputs))
+
+    def each(self, batches: Sequence[Arrays]) -> Iterator[dict[str, np.ndarray]]:
+        """Outputs by name, for one input after another; parts of a streamed model are made once for several."""
+        if self._run_all is None:
+            yield from map(self, batches)
+            return
+        for start in range(0, len(batches), TOGETHER):
+            yield from self._guarded(self._run_all, batches[start : start + TOGETHER])
+
+    def _guarded(self, run: Callable[[Any], Any], given: Any) -> Any:
         try:
-            return self._run(dict(inputs))
+            return run(given)
         except GraphpruneError:
             raise
         except Exception as error:

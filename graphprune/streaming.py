@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,36 +50,42 @@ def parts(model: Model, wanted: Collection[str]) -> list[Part]:
     return found[::-1]
 
 
-def run(model: Model, inputs: Mapping[str, np.ndarray], also: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Outputs of a model, and the inner tensors named in ``also``; raises what onnxruntime raises.
+def run(
+    model: Model, batches: Sequence[Mapping[str, np.ndarray]], also: Collection[str] = ()
+) -> list[dict[str, np.ndarray]]:
+    """For each of ``batches`` the outputs of a model, and the inner tensors named in ``also``.
 
-    Needs as much memory as the largest part, and as much room in the folder for temporary files.
+    Needs as much memory as the largest part, and as much room in the folder for temporary files. Every part is made
+    once for all batches. Raises what onnxruntime raises.
     """
     wanted = [*model.outputs, *(name for name in also if name not in model.outputs)]
-    known = {name: ort.OrtValue.ortvalue_from_numpy(np.asarray(x)) for name, x in inputs.items()}
+    known = [{n: ort.OrtValue.ortvalue_from_numpy(np.asarray(x)) for n, x in inputs.items()} for inputs in batches]
     todo = parts(model, wanted)
     for k, part in enumerate(todo):
-        known |= dict(zip(part.results, _results(model, part, known), strict=True))
         later = {t.name for rest in todo[k + 1 :] for node in rest.nodes for t in node.inputs}
-        known = {name: value for name, value in known.items() if name in later or name in wanted}
+        for values, results in zip(known, _results(model, part, known), strict=True):
+            values |= dict(zip(part.results, results, strict=True))
+            for name in values.keys() - later - set(wanted):
+                del values[name]
     constants = {name: np.asarray(c.values) for name, c in model.constants.items() if name in wanted}
-    return {name: constants[name] if name in constants else known[name].numpy() for name in wanted}
+    return [{n: constants[n] if n in constants else values[n].numpy() for n in wanted} for values in known]
 
 
-def _results(model: Model, part: Part, known: Mapping[str, ort.OrtValue]) -> list[ort.OrtValue]:
+def _results(model: Model, part: Part, known: Sequence[Mapping[str, ort.OrtValue]]) -> list[list[ort.OrtValue]]:
     made = {t.name for node in part.nodes for t in node.outputs}
     read = dict.fromkeys(t.name for node in part.nodes for t in node.inputs if t.name)
-    given = {name: known[name] for name in read if name not in made and name not in part.weights}
+    given = [name for name in read if name not in made and name not in part.weights]
     proto = ModelProto(ir_version=model.header.ir_version, opset_import=model.header.opset_import)
     proto.graph.name = "part"
     proto.graph.node.extend(map(export_node, part.nodes))
-    proto.graph.input.extend(
-        helper.make_tensor_value_info(name, value.element_type(), value.shape()) for name, value in given.items()
-    )
+    for name in given:
+        kind, rank = known[0][name].element_type(), len(known[0][name].shape())
+        proto.graph.input.append(helper.make_tensor_value_info(name, kind, [None] * rank))
     proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in part.results)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         with DataFile(Path(folder) / "weights") as data:
             proto.graph.initializer.extend(export_tensor(t, data) for t in part.weights.values())
         path = Path(folder) / "part.onnx"
         path.write_bytes(proto.SerializeToString())
-        return session(str(path), keep=False).run_with_ort_values(list(part.results), given)
+        opened = session(str(path), keep=False)
+        return [opened.run_with_ort_values(list(part.results), {n: values[n] for n in given}) for values in known]

@@ -16,6 +16,7 @@ from graphprune.errors import InvalidModelError
 from graphprune.groups import analyse
 from graphprune.model import load, save
 from graphprune.proof import Runner, seeded_inputs
+from graphprune.session import session
 from tests.law import agree, halves, net
 
 BODY = "t = MatMul(x, a)\nu = Relu(t)\nv = MatMul(u, b)\nw = Relu(v)\ny = MatMul(w, c)"
@@ -120,6 +121,18 @@ def test_parts_compute_what_the_whole_does(path: Path, proto: ModelProto) -> Non
     for name, value in found.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(Runner(large, optimise=True)(inputs)["y"], expected["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_parts_are_made_once_for_several_inputs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = load(path)
+    batches = [seeded_inputs(large, seed) for seed in range(3)]
+    one_by_one = list(map(Runner(large), batches))
+    opened = []
+    monkeypatch.setattr(streaming, "session", lambda *a, **k: opened.append(a) or session(*a, **k))
+    together = list(Runner(large).each(batches))
+    assert len(opened) == len(streaming.parts(large, large.outputs))
+    for a, b in zip(together, one_by_one, strict=True):
+        assert np.array_equal(a["y"], b["y"])
 
 
 def test_a_later_part_may_read_an_earlier_one_or_an_input(path: Path, tmp_path: Path) -> None:
