@@ -9,7 +9,7 @@ from math import prod
 import msgspec
 import numpy as np
 
-from graphprune.coupling import calls, rule_of
+from graphprune.coupling import calls, rule_of, zero_points
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.rules import Call, Dim, Operand, Rule
@@ -19,7 +19,7 @@ class Cost(msgspec.Struct, frozen=True):
     """Size of a model.
 
     Attributes:
-        parameters: elements of all floating-point constants.
+        parameters: elements of all floating-point constants and quantised weights.
         macs: multiply-accumulates of convolutions and matrix products at the analysis input shapes.
         bytes: size of all constants in memory.
         channels: units that groups still hold; 0 where not counted.
@@ -52,7 +52,8 @@ class CostModel:
             for name, c in model.constants.items()
             if not isinstance(c.dtype, int)
         }
-        self._floating = {n for n, c in model.constants.items() if getattr(c.dtype, "kind", "") == "f"}
+        self._weights = {n for n, c in model.constants.items() if getattr(c.dtype, "kind", "") == "f"}
+        self._weights |= zero_points(model).keys()
         self._products: list[tuple[int, Call, Rule]] = []
         for position, (node, call) in enumerate(calls(model)):
             rule = rule_of(node)
@@ -69,7 +70,7 @@ class CostModel:
         for name, (old, itemsize) in self._constants.items():
             count = prod(_shape(name, old, less))
             size += count * itemsize
-            parameters += count if name in self._floating else 0
+            parameters += count if name in self._weights else 0
         macs = sum(rule.macs(_shrunk(call, less)) for _, call, rule in self._products)
         channels = sum(g.size - removed.get(g.name, 0) for g in self._groups)
         return Cost(parameters, macs, size, channels)

@@ -30,6 +30,9 @@ Open = tuple[str, str, Choice]
 def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
     """Every node of the main graph with its view for rules; ``None`` where a shape is not fully known."""
     constants, shapes, opset = model.constants, model.shapes, model.opset
+    quantized = set(zero_points(model))
+    made_from = (n for n in model.graph.nodes if n.op == "DequantizeLinear" and n.inputs[0].name in quantized)
+    quantized |= {node.outputs[0].name for node in made_from}
 
     def known(tensor: gs.Tensor) -> bool:
         return None not in shapes.get(tensor.name, (None,))
@@ -37,7 +40,8 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
     def operand(tensor: gs.Tensor) -> Operand | None:
         if not tensor.name or not (known(tensor) or model.reads(tensor)):
             return None  # an output that nobody reads is as good as omitted
-        return Operand(tensor.name, shapes[tensor.name], constants.get(tensor.name))  # type: ignore[arg-type]
+        shape: tuple[int, ...] = shapes[tensor.name]  # type: ignore[assignment]
+        return Operand(tensor.name, shape, constants.get(tensor.name), tensor.name in quantized)
 
     for node in model.graph.nodes:
         if any(t.name and not known(t) and model.reads(t) for t in (*node.inputs, *node.outputs)):
@@ -62,6 +66,21 @@ def _joined(model: Model, node: gs.Node) -> tuple[int | None, ...]:
         constant = isinstance(part, gs.Constant)
         elements.extend(map(int, np.asarray(part.values)) if constant else [None] * length)
     return tuple(elements)
+
+
+def zero_points(model: Model, rules: Mapping[str, Rule] | None = None) -> dict[str, int]:
+    """What stands for 0 in every quantised weight: constants of whole numbers of which all positions have one zero."""
+    found: dict[str, set[int]] = {}
+    for node in model.graph.nodes:
+        rule = rule_of(node, rules)
+        for index, at in (rule.zero_points if rule else {}).items():
+            weight = node.inputs[index]
+            zero = node.inputs[at] if at < len(node.inputs) and node.inputs[at].name else None
+            if isinstance(weight, gs.Constant) and getattr(weight.dtype, "kind", "") in "iu":
+                known = zero is None or isinstance(zero, gs.Constant)
+                values = [0] if zero is None else np.unique(zero.values).tolist() if known else [0, 1]
+                found.setdefault(weight.name, set()).update(values)
+    return {name: values.pop() for name, values in found.items() if len(values) == 1}
 
 
 def _left_out(model: Model, node: gs.Node) -> set[str]:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.coupling import calls, rule_of
+from graphprune.coupling import calls, rule_of, zero_points
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.rules import Dim, Operand, Rule
@@ -66,11 +66,12 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> M
 def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> Model:
     """The law's other side: the same model with the slices of every parameter silenced instead of removed.
 
-    Silence is 0, or the neutral value the operator's rule names where 0 would divide by zero. Integer constants are
-    indices and sizes, not parameters, and stay.
+    Silence is 0, or the neutral value the operator's rule names where 0 would divide by zero; of a quantised weight,
+    what stands for 0. Other constants of whole numbers are indices and sizes, not parameters, and stay.
     """
     result = model.copy()
-    neutral: dict[str, float] = {}
+    zeros = zero_points(model, rules)
+    neutral: dict[str, float] = {**zeros}
     for node in model.graph.nodes:
         rule = rule_of(node, rules)
         for index, value in (rule.neutral if rule else {}).items():
@@ -79,7 +80,7 @@ def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -
     constants = result.constants
     for dim, mask in going.items():
         constant = constants.get(dim.tensor)
-        if constant is not None and constant.dtype.kind == "f":
+        if constant is not None and (constant.dtype.kind == "f" or dim.tensor in zeros):
             change(constant, partial(_silenced, mask, dim.axis, neutral.get(dim.tensor, 0.0)), tuple(constant.shape))
     return result
 

@@ -14,7 +14,7 @@ from math import prod
 import networkx as nx
 import numpy as np
 
-from graphprune.coupling import clusters, couple, settle
+from graphprune.coupling import clusters, couple, settle, zero_points
 from graphprune.model import Model
 from graphprune.rules import Dim, Rule, Tie
 from graphprune.weights import blocks
@@ -85,8 +85,10 @@ class Dependencies:
 def _power(model: Model, dim: Dim, exponent: float) -> np.ndarray:
     """Sum of |w| ** exponent over everything at each position of a weight's axis, float64 [axis size]."""
     sums = []
-    for block in blocks(model.constants[dim.tensor]):
-        powers = np.abs(block.astype(np.float64)) ** exponent
+    constant = model.constants[dim.tensor]
+    zero = 0 if constant.dtype.kind == "f" else zero_points(model)[dim.tensor]
+    for block in blocks(constant):
+        powers = np.abs(block.astype(np.float64) - zero) ** exponent
         sums.append(powers.sum(axis=tuple(k for k in range(block.ndim) if k != dim.axis)))
     return np.concatenate(sums) if dim.axis == 0 else np.sum(sums, axis=0)
 
@@ -186,7 +188,7 @@ def _groups(
     model: Model, graph: nx.MultiGraph, start: Mapping[Dim, int], unit: np.ndarray, free: np.ndarray
 ) -> Iterator[Group]:
     """Split the free units of each component of tied axes into groups, in graph order."""
-    constants = model.constants
+    constants, zeros = model.constants, zero_points(model)
     order = {dim: k for k, dim in enumerate(graph.nodes)}
     reads = {name: k for k, name in enumerate(constants)}
     found: list[Group] = []
@@ -212,7 +214,11 @@ def _groups(
             number[members] = np.arange(len(members))
             labels = {d: number[local[d]] for d in touched}
             labels = {d: label for d, label in labels.items() if (label >= 0).any()}
-            weights = [d for d in labels if d.tensor in constants and constants[d.tensor].dtype.kind == "f"]
+            weights = [
+                d
+                for d in labels
+                if d.tensor in constants and (constants[d.tensor].dtype.kind == "f" or d.tensor in zeros)
+            ]
             if weights:
                 weights.sort(key=lambda d: (reads[d.tensor], d.axis))
                 found.append(Group(str(weights[0]), len(members), labels, tuple(weights)))

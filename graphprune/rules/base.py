@@ -63,11 +63,15 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """A tensor at a node: its name, its concrete shape, and its values when they are known."""
+    """A tensor at a node: its name, its concrete shape, and its values when they are known.
+
+    ``quantized``: it is a constant of whole numbers of which it is known which stands for 0, or made from one.
+    """
 
     name: str
     shape: tuple[int, ...]
     constant: gs.Constant | None = None
+    quantized: bool = False
 
     @property
     def rank(self) -> int:
@@ -76,8 +80,8 @@ class Operand:
 
     @property
     def floating(self) -> bool:
-        """Whether it is a constant of floating-point numbers that numpy knows: one that can be cut and zeroed."""
-        return self.constant is not None and getattr(self.constant.dtype, "kind", "") == "f"
+        """Whether it is a weight to cut and zero: of floating-point numbers that numpy knows, or quantised."""
+        return self.quantized or (self.constant is not None and getattr(self.constant.dtype, "kind", "") == "f")
 
     @property
     def values(self) -> np.ndarray:
@@ -164,6 +168,7 @@ class Rule:
         macs: multiply-accumulates of one call at its shapes.
         neutral: for an input index, the value that stands for "absent" where 0 would divide by zero.
         layer: the operator as a matrix product with a constant weight, where a call is one.
+        zero_points: for an input of whole numbers that may be a weight, the input that holds what stands for 0 there.
         why: the reason to give for axes that the ties do not mention, where it is not the usual one.
     """
 
@@ -172,6 +177,7 @@ class Rule:
     macs: Callable[[Call], int] = _no_macs
     neutral: Mapping[int, float] = field(default_factory=dict)
     layer: Callable[[Call], Layer | None] = _no_layer
+    zero_points: Mapping[int, int] = field(default_factory=dict)
     why: str = ""
 
 

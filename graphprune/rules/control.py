@@ -33,6 +33,7 @@ _REASONS = {
     _TEXT: ["RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"],
     _SIGNAL: ["BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix", "STFT"],
     "{op} divides by a variance, which is zero where everything is": ["MeanVarianceNormalization"],
+    "{op} scales by the largest of all values": ["DynamicQuantizeLinear"],
     "{op} makes coordinates of pixels": ["AffineGrid"],
     "{op} places every value by a number that counts over the whole tensor": ["MaxUnpool"],
     "{op} has ones where its two axes are equal": ["EyeLike"],
