@@ -98,7 +98,8 @@ def _fold(model: Model) -> Model | None:
         if not is_standard(node):
             continue
         if node.op == "Reshape" and isinstance(node.inputs[1], gs.Variable):
-            changed |= _spell_out(node, partial.get(node.inputs[1].name), shapes, symbols)
+            asked = partial.get(node.inputs[1].name)
+            changed |= _spell_out(node, asked, shapes, symbols) or _leave_rest(node, asked)
         if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Variable):
             changed |= _scale_instead(node, partial.get(node.inputs[3].name), shapes, symbols)
         found = _evaluate(node, partial, shapes, symbols, model.opset)
@@ -249,6 +250,20 @@ def _spell_out(
     if spelled.count(-1) > 1:
         return False
     node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:shape", np.array(spelled, np.int64))
+    return True
+
+
+def _leave_rest(node: gs.Node, asked: _Partial | None) -> bool:
+    """Put -1 for the last size of a Reshape that is not known otherwise, so that a cut needs no other target."""
+    shape = node.inputs[1]
+    if asked is None or node.attrs.get("allowzero", 0) or len(shape.inputs) != 1 or shape.inputs[0].op != "Concat":
+        return False
+    join = shape.inputs[0]
+    end = join.inputs[-1]
+    sizes = asked.values[asked.origin == _KNOWN]
+    if len(shape.outputs) != 1 or not isinstance(end, gs.Constant) or (sizes < 1).any() or np.size(end.values) != 1:
+        return False
+    join.inputs[-1] = gs.Constant(f"{node.outputs[0].name}:rest", np.full_like(end.values, -1))
     return True
 
 

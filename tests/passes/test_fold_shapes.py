@@ -183,3 +183,20 @@ def test_a_symbolic_size_is_read_from_the_input_that_has_it() -> None:
         x = np.random.default_rng(batch).standard_normal((batch, 3)).astype(np.float32)
         np.testing.assert_array_equal(Runner(after.model)({"x": x})["y"], Runner(model)({"x": x})["y"])
     assert run(after, parse("fold_shapes"))[0].model is after.model
+
+
+def test_the_last_size_is_left_to_the_rest_where_others_are_known_at_run_time_only() -> None:
+    """A view as (rows, columns, 8) of a product of rows: the 8 may become smaller."""
+    body = (
+        "r = Shape(m)\nc = Concat<axis=0>(r, eight)\nt = MatMul(x, a)\nu = Reshape(t, c)\nv = Relu(u)\ny = MatMul(v, b)"
+    )
+    weights = {"eight": ints(8), "a": (3, 8), "b": (8, 5)}
+    before = load(net(body, inputs="float[M,3] x, float[N,K] m", **weights), input_shapes={"x": (6, 3), "m": (2, 3)})
+    after = FoldShapes()(State(before)).model
+    (group,) = analyse(after).groups
+    assert brief(group) == "8 a[1] b[0]"
+    rng = np.random.default_rng(0)
+    for rows, columns in ((2, 3), (4, 1)):
+        x, m = rng.standard_normal((rows * columns, 3), np.float32), np.zeros((rows, columns), np.float32)
+        first, second = Runner(before)({"x": x, "m": m}), Runner(after)({"x": x, "m": m})
+        assert np.array_equal(first["y"], second["y"])
