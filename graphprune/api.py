@@ -119,7 +119,7 @@ def inspect(source: Source, *, command: str = "", **options: Unpack[InspectOptio
         InvalidModelError: the source is no model that can be read.
     """
     model = _load(source, options)
-    state = _prepared(model, options["include"], options["exclude"])
+    state = _prepared(_start(model, options))
     report = build_report(model, state, model, [], command, {})
     return Inspection(state.model, state.dependencies, report)
 
@@ -148,7 +148,9 @@ def prune(
     model = _load(source, options, options["plan"])
     loaded = time.perf_counter() - began
     real, unseen = _arrays(options["calibration_data"]), _arrays(options["held_out"])
-    start = State(model, include=options["include"], exclude=options["exclude"], data=_given(real))
+    start = replace(_start(model, options), data=_given(real))
+    if (plan := options["plan"]) is not None:
+        start = replace(start, inexact=plan.inexact)
     state, records = run(start, steps, seed=seed, announce=announce)
     analysed = next((r.before for r in records if r.cut), None)
     if analysed is None:
@@ -157,7 +159,7 @@ def prune(
                 f"{model.name}: no group can lose a unit under these limits",
                 "ask for more, or allow other widths with --round-to 1",
             )
-        analysed = _prepared(model, options["include"], options["exclude"])
+        analysed = _prepared(start)
     seconds = {"load": loaded, "prune": time.perf_counter() - began - loaded}
     announce("measure the error")
     fidelity = measure(model, state.model, seed=seed, given=real if unseen is None else unseen, seen=unseen is None)
@@ -168,7 +170,7 @@ def prune(
             "remove less, or allow more with --max-error",
         )
     report = build_report(model, analysed, state.model, records, command, seconds, fidelity, state.data)
-    return Result(model, state.model, plans.from_records(model, records), report, tuple(records))
+    return Result(model, state.model, plans.from_records(model, records, start.inexact), report, tuple(records))
 
 
 @takes
@@ -268,9 +270,8 @@ def verify(original: Source, pruned: Source, plan: Plan, **options: Unpack[RunOp
     """
     seed = options["seed"]
     model = _load(original, options, plan)
-    state, _ = run(
-        State(model, data=_given(_arrays(options["calibration_data"]))), _replay(plan, lambda: model), seed=seed
-    )
+    start = State(model, inexact=plan.inexact, data=_given(_arrays(options["calibration_data"])))
+    state, _ = run(start, _replay(plan, lambda: model), seed=seed)
     inputs = seeded_inputs(model, seed)
     result = Runner(_load(pruned, options, plan))(inputs)
     return judge(result, Runner(state.model)(inputs), rtol(model, REWRITE_RTOL), state.model, inputs)
@@ -375,9 +376,12 @@ def _replay(plan: Plan, original: Callable[[], Model]) -> list[Step]:
     return [*parse(", ".join(plan.before)), Step("replay plan", choose), *parse(", ".join(["cut", *plan.after]))]
 
 
-def _prepared(model: Model, include: str, exclude: str) -> State:
+def _start(model: Model, options: InspectOptions) -> State:
+    return State(model, include=options["include"], exclude=options["exclude"], inexact=options["inexact"])
+
+
+def _prepared(state: State) -> State:
     """The state a cut would start from."""
-    state = State(model, include=include, exclude=exclude)
     for step in parse(BEFORE):
         state = step.run(state)
     return state

@@ -19,7 +19,8 @@ class Cost(msgspec.Struct, frozen=True):
     """Size of a model.
 
     Attributes:
-        parameters: elements of all floating-point constants and quantised weights.
+        parameters: elements of all floating-point constants and quantised weights, but single numbers, which are part
+            of a formula.
         macs: multiply-accumulates of convolutions and matrix products at the analysis input shapes.
         bytes: size of all constants in memory.
         channels: units that groups still hold; 0 where not counted.
@@ -52,7 +53,7 @@ class CostModel:
             for name, c in model.constants.items()
             if not isinstance(c.dtype, int)
         }
-        self._weights = {n for n, c in model.constants.items() if getattr(c.dtype, "kind", "") == "f"}
+        self._weights = {n for n, c in model.constants.items() if getattr(c.dtype, "kind", "") == "f" and c.shape}
         self._weights |= zero_points(model).keys()
         self._products: list[tuple[int, Call, Rule]] = []
         for position, (node, call) in enumerate(calls(model)):

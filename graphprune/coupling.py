@@ -17,7 +17,7 @@ from networkx.utils import UnionFind
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.model import Model
-from graphprune.rules import Call, Choice, Dim, Operand, Pin, Rule, Tie, known
+from graphprune.rules import Call, Choice, Dim, Operand, Pin, Rule, Tie, known, never
 from graphprune.surgeon import is_standard
 
 # Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
@@ -29,10 +29,7 @@ Open = tuple[str, str, Choice]
 
 def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
     """Every node of the main graph with its view for rules; ``None`` where a shape is not fully known."""
-    constants, shapes, opset = model.constants, model.shapes, model.opset
-    quantized = set(zero_points(model))
-    made_from = (n for n in model.graph.nodes if n.op == "DequantizeLinear" and n.inputs[0].name in quantized)
-    quantized |= {node.outputs[0].name for node in made_from}
+    constants, shapes, dtypes, opset = model.constants, model.shapes, model.dtypes, model.opset
 
     def known(tensor: gs.Tensor) -> bool:
         return None not in shapes.get(tensor.name, (None,))
@@ -41,7 +38,7 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
         if not tensor.name or not (known(tensor) or model.reads(tensor)):
             return None  # an output that nobody reads is as good as omitted
         shape: tuple[int, ...] = shapes[tensor.name]  # type: ignore[assignment]
-        return Operand(tensor.name, shape, constants.get(tensor.name), tensor.name in quantized)
+        return Operand(tensor.name, shape, constants.get(tensor.name), dtypes.get(tensor.name))
 
     for node in model.graph.nodes:
         if any(t.name and not known(t) and model.reads(t) for t in (*node.inputs, *node.outputs)):
@@ -103,11 +100,13 @@ def node_name(node: gs.Node) -> str:
     return str(node.name or (node.outputs[0].name if node.outputs else "") or node.op)
 
 
-def couple(model: Model, rules: Mapping[str, Rule] | None = None) -> tuple[nx.MultiGraph, list[Open]]:
-    """The dependency graph: axes (with ``size`` and ``pins``) joined by ties (edge attribute ``tie``).
+def couple(
+    model: Model, rules: Mapping[str, Rule] | None = None, *, inexact: bool = False
+) -> tuple[nx.MultiGraph, list[Open]]:
+    """The dependency graph: axes (with ``size``, ``pins``, ``inexact``) joined by ties (edge attribute ``tie``).
 
-    A pin is (node, operator, reason, positions), positions being ``None`` for the whole axis. The choices that rules
-    leave are not in the graph yet: ``settle`` takes them.
+    A pin is (node, operator, reason, positions), positions being ``None`` for the whole axis. With ``inexact``, pins
+    that say so only mark their axis. The choices that rules leave are not in the graph yet: ``settle`` takes them.
     """
     graph = nx.MultiGraph()
     choices: list[Open] = []
@@ -115,7 +114,7 @@ def couple(model: Model, rules: Mapping[str, Rule] | None = None) -> tuple[nx.Mu
     for name, shape in model.shapes.items():
         for axis, size in enumerate(shape):
             if size is not None and name not in unread:
-                graph.add_node(Dim(name, axis), size=size, pins=[])
+                graph.add_node(Dim(name, axis), size=size, pins=[], inexact=False)
 
     def pin(dim: Dim, node: str, op: str, why: str, at: np.ndarray | None = None) -> None:
         if dim in graph and graph.nodes[dim]["size"] > 1:
@@ -138,6 +137,7 @@ def couple(model: Model, rules: Mapping[str, Rule] | None = None) -> tuple[nx.Mu
             kind = onnx.TensorProto.DataType.Name(kind).lower() if isinstance(kind, int) else kind
             pin_tensor(name, name, "", f"stored as {kind}, which is not cut")
 
+    silent = _Silence(model, rules)
     for node, call in calls(model):
         rule = rule_of(node, rules)
         name, op = node_name(node), operator(node)
@@ -152,9 +152,13 @@ def couple(model: Model, rules: Mapping[str, Rule] | None = None) -> tuple[nx.Mu
                 pin_tensor(tensor.name, name, op, why)
             continue
         spoken: dict[Dim, list[np.ndarray]] = {}
+        ties: list[Tie] = []
         for said in said_of:
             if isinstance(said, Pin):
-                pin(said.dim, name, op, said.why)
+                if said.inexact and inexact:
+                    graph.nodes[said.dim]["inexact"] = True
+                else:
+                    pin(said.dim, name, op, said.why)
                 spoken.setdefault(said.dim, [np.arange(graph.nodes[said.dim]["size"])])
                 continue
             if isinstance(said, Choice):
@@ -162,8 +166,13 @@ def couple(model: Model, rules: Mapping[str, Rule] | None = None) -> tuple[nx.Mu
             else:
                 graph.add_edge(said.a, said.b, tie=said)
             for one in chain.from_iterable(said.options) if isinstance(said, Choice) else (said,):
+                ties.append(one)
                 spoken.setdefault(one.a, []).append(one.at_a)
                 spoken.setdefault(one.b, []).append(one.at_b)
+                if one.summed and len(missed := np.flatnonzero(~(silent[one.a][one.at_a] | silent[one.b][one.at_b]))):
+                    for dim, at in ((one.a, one.at_a), (one.b, one.at_b)):
+                        pin(dim, name, op, "summed over, and not zero for certain once its weights are", at[missed])
+        silent.follow(rule, call, ties)
         results = {o.name for o in call.outputs if o is not None}
         for operand in call.present:
             for axis in range(operand.rank):
@@ -175,6 +184,56 @@ def couple(model: Model, rules: Mapping[str, Rule] | None = None) -> tuple[nx.Mu
                     if len(missing):
                         pin(dim, name, op, f"{op} makes these positions itself", missing)
     return graph, choices
+
+
+class _Silence(dict[Dim, np.ndarray]):
+    """Which positions of each axis are silent, bool [axis size]: for constants, and for results of nodes followed."""
+
+    def __init__(self, model: Model, rules: Mapping[str, Rule] | None) -> None:
+        super().__init__()
+        self._sizes = model.shapes
+        awake = {  # zeroing gives these another value than 0
+            node.inputs[index].name
+            for node in model.graph.nodes
+            if (rule := rule_of(node, rules))
+            for index in rule.neutral
+            if index < len(node.inputs)
+        }
+        floating = {name for name, c in model.constants.items() if getattr(c.dtype, "kind", "") == "f"}
+        quantized = zero_points(model, rules).keys()
+        dequantized = {
+            node.outputs[0].name
+            for node in model.graph.nodes
+            if node.op == "DequantizeLinear" and node.inputs[0].name in quantized
+        }
+        for name in (floating - awake) | quantized | dequantized:
+            for axis, size in enumerate(self._sizes[name]):
+                self[Dim(name, axis)] = np.ones(size or 0, bool)
+
+    def __missing__(self, dim: Dim) -> np.ndarray:
+        return np.zeros(self._sizes[dim.tensor][dim.axis] or 0, bool)
+
+    def follow(self, rule: Rule, call: Call, ties: Sequence[Tie]) -> None:
+        """Note which positions of a node's results are silent."""
+        if rule.silence is never:
+            return
+        place: dict[str, list[int]] = {}
+        for k, operand in enumerate(call.inputs):
+            if operand is not None:
+                place.setdefault(operand.name, []).append(k)
+        results = {o.name for o in call.outputs if o is not None}
+        met: dict[Dim, tuple[np.ndarray, np.ndarray]] = {}  # output axis: tied, and tied to what is not silent
+        for tie in ties:
+            for y, at_y, x, at_x in ((tie.a, tie.at_a, tie.b, tie.at_b), (tie.b, tie.at_b, tie.a, tie.at_a)):
+                if y.tensor in results and x.tensor in place:
+                    if y not in met:
+                        shape = (len(call.inputs), self._sizes[y.tensor][y.axis])
+                        met[y] = (np.zeros(shape, bool), np.zeros(shape, bool))  # type: ignore[arg-type]
+                    for k in place[x.tensor]:
+                        met[y][0][k, at_y] = True
+                        met[y][1][k, at_y[~self[x][at_x]]] = True
+        for y, (tied, loud) in met.items():
+            self[y] = rule.silence(call, tied & ~loud)
 
 
 def clusters(graph: nx.MultiGraph, choices: Sequence[Open]) -> list[tuple[nx.MultiGraph, list[Open]]]:

@@ -51,7 +51,7 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> M
             continue
         rule = rule_of(node, rules)
         if rule is not None and rule.repair:
-            rule.repair(copies[id(node)], call, kept)
+            _insert(result.graph, copies[id(node)], rule.repair(copies[id(node)], call, kept) or ())
     constants = result.constants
     for dim, mask in going.items():
         if (constant := constants.get(dim.tensor)) is not None:
@@ -61,6 +61,14 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> M
     for tensor in _variables(result.graph):
         tensor.shape = None  # stale: inferred anew when asked for
     return result
+
+
+def _insert(graph: gs.Graph, node: gs.Node, added: Iterable[gs.Node]) -> None:
+    """Put nodes around the one they serve: before it what it reads, after it what reads it."""
+    for new in added:
+        before = any(t is own for t in new.outputs for own in node.inputs)
+        at = next(k for k, other in enumerate(graph.nodes) if other is node)
+        graph.nodes.insert(at + (not before), new)
 
 
 def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> Model:

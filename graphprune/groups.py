@@ -7,7 +7,7 @@ a set of units that touch the same axes the same number of times: interchangeabl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from math import prod
 
@@ -44,12 +44,14 @@ class Group:
         size: number of units.
         labels: for every axis touched, int64 [axis size]: the unit a position belongs to, -1 for none of this group.
         weights: the touched axes that belong to floating-point constants.
+        inexact: whether cutting a unit changes more than zeroing it would, so that the law cannot prove it.
     """
 
     name: str
     size: int
     labels: Mapping[Dim, np.ndarray]
     weights: tuple[Dim, ...]
+    inexact: bool = False
 
     def per_unit(self, dim: Dim) -> int:
         """How many positions of ``dim`` one unit owns."""
@@ -93,14 +95,16 @@ def _power(model: Model, dim: Dim, exponent: float) -> np.ndarray:
     return np.concatenate(sums) if dim.axis == 0 else np.sum(sums, axis=0)
 
 
-def analyse(model: Model, rules: Mapping[str, Rule] | None = None) -> Dependencies:
+def analyse(model: Model, rules: Mapping[str, Rule] | None = None, *, inexact: bool = False) -> Dependencies:
     """Find the groups of a model and the reason for every axis that is in none.
+
+    With ``inexact``, axes that can be cut but not proved, such as those a LayerNormalization averages over, are free.
 
     Where a rule leaves a choice (attention heads or their width, whole groups of channels or offsets in them), the
     options are tried as seen from the outermost and from the innermost axis, operator by operator, and what frees most
     weight axes stands; choices that have nothing to do with one another are taken apart.
     """
-    graph, choices = couple(model, rules)
+    graph, choices = couple(model, rules, inexact=inexact)
     for part, own in clusters(graph, choices):
         settled = []
         operators = dict.fromkeys(op for _, op, _ in own)
@@ -113,12 +117,18 @@ def analyse(model: Model, rules: Mapping[str, Rule] | None = None) -> Dependenci
     return _analyse(model, graph)
 
 
-def _freed(model: Model, dependencies: Dependencies) -> tuple[int, int]:
-    """How many parameters lie in weights that can shrink, and in how fine units."""
+def _freed(model: Model, dependencies: Dependencies) -> tuple[int, int, int]:
+    """How many parameters lie in weights that can shrink, in few products of computed tensors, and in fine units.
+
+    An attention head goes before a part of every head's product of queries and keys.
+    """
     groups = dependencies.groups
     weights = {dim.tensor for group in groups for dim in group.weights}
+    cut = {dim for group in groups for dim in group.labels}
+    ties: Iterator[Tie] = (data["tie"] for *_, data in dependencies.graph.edges(data=True))
+    thinned = sum(t.summed and t.a in cut and not {t.a.tensor, t.b.tensor} & model.constants.keys() for t in ties)
     size = sum(prod(model.constants[name].shape) for name in weights)
-    return size, sum(group.size * len(group.weights) for group in groups)
+    return size, -thinned, sum(group.size * len(group.weights) for group in groups)
 
 
 def _analyse(model: Model, graph: nx.MultiGraph) -> Dependencies:
@@ -221,7 +231,8 @@ def _groups(
             ]
             if weights:
                 weights.sort(key=lambda d: (reads[d.tensor], d.axis))
-                found.append(Group(str(weights[0]), len(members), labels, tuple(weights)))
+                inexact = any(graph.nodes[d]["inexact"] for d in labels)
+                found.append(Group(str(weights[0]), len(members), labels, tuple(weights), inexact))
     found.sort(
         key=lambda g: (reads[g.weights[0].tensor], g.weights[0].axis, int(np.argmax(g.labels[g.weights[0]] >= 0)))
     )
@@ -229,4 +240,4 @@ def _groups(
     for group in found:
         seen[group.name] = seen.get(group.name, 0) + 1
         name = group.name if seen[group.name] == 1 else f"{group.name}#{seen[group.name]}"
-        yield Group(name, group.size, group.labels, group.weights)
+        yield replace(group, name=name)

@@ -50,13 +50,13 @@ ADVICE = {
     "joins it with an axis that goes instead": "Nothing while the other goes: a merged axis shrinks along one of those "
     "it is made of, and the choice that frees more of the model was taken.",
     "makes these positions itself": "Nothing: they come from no input that could shrink.",
-    "summed over in a product of two computed": "One factor as a constant weight: an axis summed over may then shrink.",
+    "summed over, and not zero": "A form that is zero where its weights are: a sum misses no zeros, but a Sigmoid or "
+    "an Exp of nothing is something.",
     "normalised over": "Nothing exact: mean and spread are taken over all of these positions, so removing one changes "
-    "the rest.",
+    "the rest. --inexact cuts them where that is of use, and measures.",
     "normalised by its neighbouring": "Nothing exact: each channel is divided by what its neighbours hold.",
     "reduced over": "Nothing: these positions become one value, as the pixels of a pooled image.",
     "numbered by the pool's index output": "A pool without its second output, whose numbers would change.",
-    "recurrent weights that are computed": "Recurrent weights as constants.",
     "sliced by bounds computed at run time": "Constant bounds; an export with fixed input sizes often has them.",
     "reshaped to a shape computed at run time": "A constant shape; an export with fixed input sizes often has one.",
     "sliced with step": "A slice with step 1.",
@@ -151,7 +151,9 @@ def _lead(report: Report) -> str:
     if not errors:
         return f"Nothing was removed; rewriting kept {figures}."
     error = f"to {_power(max(errors))} of a tensor’s largest value" if any(errors) else "exactly"
-    return f"Pruned to {figures}; the cut equals zeroing {error}."
+    proved = all(s.tolerance is not None for s in report.steps if s.law)
+    equals = "the cut equals zeroing" if proved else "the cut is not exact and agrees with zeroing"
+    return f"Pruned to {figures}; {equals} {error}."
 
 
 def _glance(report: Report) -> Iterator[Figure]:

@@ -80,6 +80,16 @@ class Model:
     @cached_property
     def symbolic_shapes(self) -> dict[str, SymbolicShape]:
         """Like ``shapes``, with the inputs' dimensions left symbolic: equal names are equal sizes."""
+        return self._inferred[0]
+
+    @cached_property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Element type of every tensor of the main graph that is no constant, where numpy has it."""
+        known = {name: kind for name, kind in self._inferred[1].items() if kind}
+        return {name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in known.items()}
+
+    @cached_property
+    def _inferred(self) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
         return self._infer(None)
 
     @cached_property
@@ -114,7 +124,7 @@ class Model:
 
     def _shapes_at(self, input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Shape]:
         """Shapes by inference, and by execution where shape arithmetic is beyond it."""
-        inferred = self._infer(input_shapes)
+        inferred = self._infer(input_shapes)[0]
         shapes: dict[str, Shape] = {
             name: tuple(n if isinstance(n, int) else None for n in shape) for name, shape in inferred.items()
         }
@@ -122,9 +132,12 @@ class Model:
         unknown = [t.name for t in made if None in shapes.get(t.name, (None,))]
         return shapes | measure(self.proto(), input_shapes, unknown) if unknown and not self.streamed else shapes
 
-    def _infer(self, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, SymbolicShape]:
+    def _infer(
+        self, input_shapes: Mapping[str, tuple[int, ...]] | None
+    ) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
         constants: dict[str, SymbolicShape] = {n: tuple(int(k) for k in c.shape) for n, c in self.constants.items()}
-        return constants | infer(self.proto(weights=False), self.name, input_shapes)
+        shapes, types = infer(self.proto(weights=False), self.name, input_shapes)
+        return constants | shapes, types
 
     @property
     def inputs(self) -> dict[str, ValueInfoProto]:

@@ -149,6 +149,9 @@ class InspectOptions(ModelOptions, total=False):
 
     include: Annotated[str, Option("", "Prune only groups with an axis that matches.", "REGEX")]
     exclude: Annotated[str, Option("", "Leave groups alone that have an axis that matches.", "REGEX")]
+    inexact: Annotated[
+        bool, Option(False, "Also cut what cannot be proved, such as normalised axes; it is measured.", kind=bool)
+    ]
 
 
 class RunOptions(ModelOptions, total=False):

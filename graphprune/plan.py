@@ -58,6 +58,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         before: passes to run before the removals.
         removals: what to remove, weight by weight.
         after: passes to run after the removals.
+        inexact: whether groups that can be cut but not proved may be among the removals.
     """
 
     version: int
@@ -66,9 +67,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before: list[str]
     removals: list[Removal]
     after: list[str]
+    inexact: bool = False
 
 
-def from_records(model: Model, records: Iterable[Record]) -> Plan:
+def from_records(model: Model, records: Iterable[Record], inexact: bool = False) -> Plan:
     """The plan of a finished run: its removals, and the passes around them that changed the model or prepare that."""
     before: list[str] = []
     after: list[str] = []
@@ -82,7 +84,7 @@ def from_records(model: Model, records: Iterable[Record]) -> Plan:
         elif record.agreement is not None or record.prepares:
             (after if removals else before).append(record.text)
     sizes = {name: model.input_shapes[name] for name, info in model.inputs.items() if symbolic_axes(info)}
-    return Plan(VERSION, model.name, sizes, before, removals, after)
+    return Plan(VERSION, model.name, sizes, before, removals, after, inexact)
 
 
 def removals_of(original: Model, drop: Drop, groups: Sequence[Group]) -> list[Removal]:

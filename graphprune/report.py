@@ -38,7 +38,7 @@ class StepReport(msgspec.Struct, frozen=True):
     """One pass: wall seconds, nodes after it, and the proof if it changed the model.
 
     ``law`` marks the cut, whose error is against the zeroed model, at the outputs and (``layers_error``) at every inner
-    tensor; no ``tolerance`` marks a pass that changes outputs on purpose.
+    tensor; no ``tolerance`` marks what is only measured: a pass that changes outputs on purpose, a cut that is inexact.
     """
 
     step: str
@@ -98,6 +98,7 @@ class GroupReport(msgspec.Struct, frozen=True):
         kept: how many are left.
         axes: every axis they touch.
         members: every operator they pass, in graph order.
+        inexact: whether cutting it is measured, not proved.
     """
 
     name: str
@@ -105,6 +106,7 @@ class GroupReport(msgspec.Struct, frozen=True):
     kept: int
     axes: list[str]
     members: list[Member] = []
+    inexact: bool = False
 
 
 class PinReport(msgspec.Struct, frozen=True):
@@ -253,6 +255,7 @@ def build(
                 g.size - removed.get(g.name, 0),
                 [str(d) for d in g.labels],
                 _members(g, analysed.model, neighbours),
+                g.inexact,
             )
             for g in dependencies.groups
         ],
@@ -280,7 +283,7 @@ def _step(record: Record) -> StepReport:
         proof.rtol if proof and math.isfinite(proof.rtol) else None,
         bool(record.cut),
         record.layers.error if record.layers else None,
-        record.layers.rtol if record.layers else None,
+        record.layers.rtol if record.layers and math.isfinite(record.layers.rtol) else None,
     )
 
 

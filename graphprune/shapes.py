@@ -80,8 +80,10 @@ def bind(
     return bound
 
 
-def infer(proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, SymbolicShape]:
-    """Shapes of all tensors that are no initializers, by onnx's shape inference with data propagation.
+def infer(
+    proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ...]] | None
+) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
+    """Shapes and element types of all tensors that are no initializers, by onnx's inference with data propagation.
 
     Args:
         proto: taken over; weights that no shape depends on may be left out.
@@ -117,11 +119,13 @@ def infer(proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ..
             ) from error
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     shapes: dict[str, SymbolicShape] = {}
+    types: dict[str, int] = {}
     for info in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
         if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
             dims = info.type.tensor_type.shape.dim
             shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
-    return shapes
+        types[info.name] = info.type.tensor_type.elem_type
+    return shapes, types
 
 
 def measure(proto: ModelProto, input_shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> dict[str, Shape]:

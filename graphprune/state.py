@@ -15,7 +15,7 @@ from graphprune.cut import Drop
 from graphprune.groups import Dependencies, Group, analyse
 from graphprune.model import Model
 
-_analyses: WeakKeyDictionary[Model, Dependencies] = WeakKeyDictionary()
+_analyses: WeakKeyDictionary[Model, dict[bool, Dependencies]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class State:
         drop: units chosen for removal, by group name; consumed by ``cut``.
         include: regular expression; only groups with a matching axis or tensor name are pruned.
         exclude: regular expression; groups with a matching axis or tensor name are left alone.
+        inexact: whether groups that can be cut but not proved may be pruned too.
         data: anything a pass leaves for later ones, by a name of its choice; ``notes``, texts, go into the report.
     """
 
@@ -36,14 +37,16 @@ class State:
     drop: Drop = field(default_factory=dict)
     include: str = ""
     exclude: str = ""
+    inexact: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dependencies(self) -> Dependencies:
         """The analysis of the current model, made once per model."""
-        if self.model not in _analyses:
-            _analyses[self.model] = analyse(self.model)
-        return _analyses[self.model]
+        known = _analyses.setdefault(self.model, {})
+        if self.inexact not in known:
+            known[self.inexact] = analyse(self.model, inexact=self.inexact)
+        return known[self.inexact]
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

@@ -34,8 +34,8 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> RichTable:
         table.add_row(label, "", f"{whole.error:.2%}", f"cosine {whole.cosine:.4f}")
     law = next((s for s in report.steps if s.law), None)
     if law is not None:
-        table.add_row("error, cut against zeroed", "", f"{law.error:.1e}", f"≤ {law.tolerance:.0e}")
-        table.add_row("the same, worst inner tensor", "", f"{law.layers_error:.1e}", f"≤ {law.layers_tolerance:.0e}")
+        table.add_row("error, cut against zeroed", "", f"{law.error:.1e}", _bound(law.tolerance))
+        table.add_row("the same, worst inner tensor", "", f"{law.layers_error:.1e}", _bound(law.layers_tolerance))
     for target in report.targets:
         if target.error is None:
             table.add_row(f"error, {target.name}: {target.by}")
@@ -93,11 +93,16 @@ def targets(found: Sequence[TargetInfo]) -> RichTable:
     return table
 
 
+def _bound(tolerance: float | None) -> str:
+    return "measured" if tolerance is None else f"≤ {tolerance:.0e}"
+
+
 def groups(report: Report) -> RichTable:
     """Every group with its units and how many axes move together."""
     table = _table("group", "units", "coupled axes")
     for group in report.groups:
-        table.add_row(visible(group.name), f"{group.units:,}", str(len(group.axes)))
+        name = visible(group.name) + " (inexact)" * group.inexact
+        table.add_row(name, f"{group.units:,}", str(len(group.axes)))
     return table
 
 

@@ -11,7 +11,9 @@ import onnx
 import pytest
 
 import graphprune
-from graphprune.errors import CompileError, TargetNotReachedError, UsageError
+from graphprune import api
+from graphprune.errors import CompileError, NothingToPruneError, TargetNotReachedError, UsageError
+from tests.law import net
 
 RESNET = Path(__file__).parents[1] / "models" / "fashion_resnet20.onnx"
 
@@ -92,10 +94,24 @@ def test_an_error_beyond_what_is_allowed_ends_the_run():
 
 
 def test_bench_tells_equal_names_apart(tmp_path):
-    from graphprune import api
-
     paths = [tmp_path / folder / "x" / "m.onnx" for folder in "ab"]
     for path in paths:
         path.parent.mkdir(parents=True)
         path.write_bytes(RESNET.read_bytes())
     assert list(api.bench(paths, seconds=0)) == [f"{path}, onnxruntime" for path in paths]
+
+
+def test_what_cannot_be_proved_is_cut_when_asked_for_measured_and_replayed() -> None:
+    body = "t = MatMul(x, a)\nu = LayerNormalization(t, s, o)\ny = MatMul(u, b)"
+    source = net(body, inputs="float[5,3] x", a=(3, 8), s=(8,), o=(8,), b=(8, 4))
+    with pytest.raises(NothingToPruneError):
+        api.prune(source, ratio=0.5, preset="l1", round_to=1)
+    result = api.prune(source, ratio=0.5, preset="l1", round_to=1, inexact=True)
+    assert result.model.constants["a"].shape == (3, 4)
+    (group,) = result.report.groups
+    assert group.inexact
+    (law,) = [s for s in result.report.steps if s.law]
+    assert law.tolerance is None
+    assert law.error is not None
+    assert law.error > 1e-3, "a mean over fewer is another"
+    assert api.verify(source, result.model, result.plan).holds

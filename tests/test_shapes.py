@@ -44,10 +44,10 @@ def test_misfits(proto):
 
 
 def test_inference_with_and_without_sizes(proto):
-    concrete = infer(proto, "net", {"image": (2, 3, 8, 9), "extra": (2, 7)})
+    concrete = infer(proto, "net", {"image": (2, 3, 8, 9), "extra": (2, 7)})[0]
     assert concrete["a"] == (2, 5, 8, 9)
     assert concrete["y"] == (2, 12)
-    symbolic = infer(onnx.parser.parse_model(NET), "net", None)
+    symbolic = infer(onnx.parser.parse_model(NET), "net", None)[0]
     assert symbolic["a"][:2] == ("batch", 5)
     assert all(isinstance(size, str) for size in symbolic["a"][2:])
     assert symbolic["c"] == ("batch", 5)
@@ -65,7 +65,7 @@ net (float[1,3,H,W] x, int64[k] seed) => (float[a,b,c,d] y, int64[e,f] z)
 
 def test_what_inference_cannot_tell_is_measured():
     sizes = {"x": (1, 3, 1, 1), "seed": (4,)}
-    inferred = infer(onnx.parser.parse_model(ARITHMETIC), "net", sizes)["y"]
+    inferred = infer(onnx.parser.parse_model(ARITHMETIC), "net", sizes)[0]["y"]
     assert not all(isinstance(size, int) for size in inferred)
     found = measure(onnx.parser.parse_model(ARITHMETIC.replace("Sqrt(f)", "Identity(f)")), sizes, ["g", "z"])
     assert found == {"g": (4,), "z": (1, None)}  # no size of what depends on the data

@@ -28,7 +28,7 @@ from graphprune.rules import (
     reduction,
     spatial,
 )
-from graphprune.rules.base import Call, Choice, Dim, Kept, Operand, Pin, Rule, Tie, Ties, tie
+from graphprune.rules.base import Call, Choice, Dim, Kept, Operand, Pin, Rule, Tie, Ties, never, tie
 from graphprune.rules.layer import Layer
 
 RULES: dict[str, Rule] = {
@@ -65,4 +65,19 @@ def known() -> Mapping[str, Rule]:
     return ChainMap(RULES, added)
 
 
-__all__ = ["RULES", "Call", "Choice", "Dim", "Kept", "Layer", "Operand", "Pin", "Rule", "Tie", "Ties", "known", "tie"]
+__all__ = [
+    "RULES",
+    "Call",
+    "Choice",
+    "Dim",
+    "Kept",
+    "Layer",
+    "Operand",
+    "Pin",
+    "Rule",
+    "Tie",
+    "Ties",
+    "known",
+    "never",
+    "tie",
+]

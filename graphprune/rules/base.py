@@ -6,11 +6,14 @@ never wrongly:
 
 * an axis of an input or output that no tie mentions may not be cut;
 * a position of an output axis that no tie covers may not be cut.
+
+A position is *silent* if it holds zeros once the parameters of its unit are zeroed. A sum does not miss silent
+positions, so an axis that is summed over may lose them. Constants are silent, and every rule says when results are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -34,20 +37,28 @@ class Dim(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tie:
-    """Position ``at_a[k]`` of ``a`` lives and dies with position ``at_b[k]`` of ``b``; both arrays are int64 [k]."""
+    """Position ``at_a[k]`` of ``a`` lives and dies with position ``at_b[k]`` of ``b``; both arrays are int64 [k].
+
+    ``summed``: the two are multiplied and summed over, so they may only go where at least one is silent.
+    """
 
     a: Dim
     b: Dim
     at_a: np.ndarray
     at_b: np.ndarray
+    summed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """``dim`` may not be cut, and why; said aloud where silence would leave the user guessing."""
+    """``dim`` may not be cut, and why; said aloud where silence would leave the user guessing.
+
+    ``inexact``: a cut makes sense and the rule has tied the axis for it, but does not equal zeroing.
+    """
 
     dim: Dim
     why: str
+    inexact: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -63,25 +74,17 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """A tensor at a node: its name, its concrete shape, and its values when they are known.
-
-    ``quantized``: it is a constant of whole numbers of which it is known which stands for 0, or made from one.
-    """
+    """A tensor at a node: its name, its concrete shape, its values when they are known, else its element type."""
 
     name: str
     shape: tuple[int, ...]
     constant: gs.Constant | None = None
-    quantized: bool = False
+    dtype: np.dtype | None = None
 
     @property
     def rank(self) -> int:
         """Number of axes."""
         return len(self.shape)
-
-    @property
-    def floating(self) -> bool:
-        """Whether it is a weight to cut and zero: of floating-point numbers that numpy knows, or quantised."""
-        return self.quantized or (self.constant is not None and getattr(self.constant.dtype, "kind", "") == "f")
 
     @property
     def values(self) -> np.ndarray:
@@ -157,6 +160,48 @@ def _no_layer(call: Call) -> Layer | None:
     return None
 
 
+Silence = Callable[[Call, Sequence[np.ndarray]], np.ndarray]
+"""For an output axis: whether each position is silent, given for each input which positions are zero by it.
+
+An input is zero at a position it is tied to silent positions there; elsewhere, and where it is omitted, it is not.
+"""
+
+
+def never(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Not silent, whatever comes in."""
+    return np.zeros_like(zero[0])
+
+
+def first(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Zero where the first input is."""
+    return zero[0]
+
+
+def some(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Zero where any input is: products, and what is moved from one of several inputs."""
+    return np.logical_or.reduce(zero)
+
+
+def every(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Zero where all inputs are: sums."""
+    return np.logical_and.reduce(zero)
+
+
+def alone(silence: Silence) -> Silence:
+    """For operators whose further outputs, where asked for, are no zeros."""
+
+    def of_first(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+        return never(call, zero) if any(call.outputs[1:]) else silence(call, zero)
+
+    return of_first
+
+
+def affine(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """A product of the first two inputs, with a third added where it is given."""
+    product = zero[0] | zero[1]
+    return product if call.input(2) is None else product & zero[2]
+
+
 @dataclass(frozen=True)
 class Rule:
     """All that is known of an operator.
@@ -164,25 +209,34 @@ class Rule:
     Attributes:
         ties: what the operator couples.
         repair: rewrites attributes or constant integer inputs of the copied node after a cut; ``call`` has the shapes
-            from before.
+            from before. It returns nodes to add around that node, if any.
         macs: multiply-accumulates of one call at its shapes.
         neutral: for an input index, the value that stands for "absent" where 0 would divide by zero.
         layer: the operator as a matrix product with a constant weight, where a call is one.
         zero_points: for an input of whole numbers that may be a weight, the input that holds what stands for 0 there.
         why: the reason to give for axes that the ties do not mention, where it is not the usual one.
+        silence: where the outputs are silent.
     """
 
     ties: Callable[[Call], Ties]
-    repair: Callable[[gs.Node, Call, Kept], None] | None = None
+    repair: Callable[[gs.Node, Call, Kept], Iterable[gs.Node] | None] | None = None
     macs: Callable[[Call], int] = _no_macs
     neutral: Mapping[int, float] = field(default_factory=dict)
     layer: Callable[[Call], Layer | None] = _no_layer
     zero_points: Mapping[int, int] = field(default_factory=dict)
     why: str = ""
+    silence: Silence = never
 
 
 def tie(
-    a: Operand, axis_a: int, b: Operand, axis_b: int, at_a: np.ndarray | None = None, at_b: np.ndarray | None = None
+    a: Operand,
+    axis_a: int,
+    b: Operand,
+    axis_b: int,
+    at_a: np.ndarray | None = None,
+    at_b: np.ndarray | None = None,
+    *,
+    summed: bool = False,
 ) -> Tie:
     """Tie two axes, position by position unless given otherwise."""
     if at_a is None:
@@ -190,7 +244,7 @@ def tie(
     if at_b is None:
         at_b = np.arange(b.shape[axis_b])
     assert len(at_a) == len(at_b), f"{a.name}[{axis_a}] and {b.name}[{axis_b}] do not pair up"
-    return Tie(a.dim(axis_a), b.dim(axis_b), at_a, at_b)
+    return Tie(a.dim(axis_a), b.dim(axis_b), at_a, at_b, summed)
 
 
 def cover(a: Operand, axis: int, at: np.ndarray) -> Tie:
@@ -198,13 +252,9 @@ def cover(a: Operand, axis: int, at: np.ndarray) -> Tie:
     return Tie(a.dim(axis), a.dim(axis), at, at)
 
 
-def contraction(a: Operand, axis_a: int, b: Operand, axis_b: int, at_b: np.ndarray | None = None) -> Ties:
-    """The axis summed over may shrink only where one side is a weight, which zeroing silences for certain."""
-    if a.floating or b.floating:
-        yield tie(a, axis_a, b, axis_b, at_b=at_b)
-    else:
-        for operand, axis in ((a, axis_a), (b, axis_b)):
-            yield Pin(operand.dim(axis), "summed over in a product of two computed tensors")
+def reduction(x: Operand, axis: int) -> Tie:
+    """Declare an input axis that is summed over."""
+    return tie(x, axis, x, axis, summed=True)
 
 
 def tie_all(a: Operand, b: Operand) -> Ties:
@@ -232,6 +282,15 @@ def set_ints(node: gs.Node, attribute: str, index: int, values: Iterable[int]) -
         node.inputs[index] = replacement
     else:
         node.inputs.append(replacement)
+
+
+def scaled(node: gs.Node, call: Call, factor: float) -> Iterable[gs.Node]:
+    """Multiply a node's first output by a number; nothing for 1."""
+    if factor != 1:
+        output = node.outputs[0]
+        node.outputs[0] = inner = gs.Variable(f"{output.name}:unscaled")
+        constant = gs.Constant(f"{output.name}:scale", np.array(factor, call.y.dtype))
+        yield gs.Node("Mul", f"{node.name or output.name}:rescale", inputs=[inner, constant], outputs=[output])
 
 
 def runs(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.rules.base import Call, Choice, Kept, Operand, Pin, Rule, Tie, Ties, contraction, tie
+from graphprune.rules.base import Call, Choice, Kept, Operand, Rule, Tie, Ties, affine, tie
 from graphprune.rules.layer import Layer
 
 
@@ -41,7 +41,7 @@ def _same_in_every_group(a: Operand, groups: int) -> Tie:
     return tie(a, 1, a, 1, at_b=np.arange(a.shape[1]) % (a.shape[1] // groups))
 
 
-def _grouped(call: Call, offsets: tuple[Tie | Pin | Choice, ...], alike: Operand) -> Ties:
+def _grouped(call: Call, offsets: tuple[Tie, ...], alike: Operand) -> Ties:
     """Of several groups either some go whole, or all lose the ``offsets`` that their weights share.
 
     ``alike`` is the operand whose weights are laid out group after group.
@@ -51,8 +51,7 @@ def _grouped(call: Call, offsets: tuple[Tie | Pin | Choice, ...], alike: Operand
     elif _groups(call) == call.x.shape[1]:
         yield _whole_groups(call)
     else:
-        shared = tuple(said for said in offsets if isinstance(said, Tie))
-        yield Choice(((_whole_groups(call),), (*shared, _same_in_every_group(alike, _groups(call)))))
+        yield Choice(((_whole_groups(call),), (*offsets, _same_in_every_group(alike, _groups(call)))))
 
 
 def _conv_ties(call: Call) -> Ties:
@@ -60,14 +59,14 @@ def _conv_ties(call: Call) -> Ties:
     yield tie(x, 0, y, 0)
     yield tie(w, 0, y, 1)
     yield from _bias(call)
-    yield from _grouped(call, tuple(contraction(x, 1, w, 1, np.arange(x.shape[1]) % w.shape[1])), y)
+    yield from _grouped(call, (tie(x, 1, w, 1, at_b=np.arange(x.shape[1]) % w.shape[1], summed=True),), y)
 
 
 def _transposed_ties(call: Call) -> Ties:
     x, w, y = call.x, _weight(call), call.y
     yield tie(x, 0, y, 0)
     yield from _bias(call)
-    yield from contraction(x, 1, w, 0)
+    yield tie(x, 1, w, 0, summed=True)
     yield from _grouped(call, (tie(y, 1, w, 1, at_b=np.arange(y.shape[1]) % w.shape[1]),), x)
 
 
@@ -79,7 +78,7 @@ def _deformed_ties(call: Call) -> Ties:
         yield tie(bias, 0, y, 1)
     if (parts := int(call.attrs.get("offset_group", 1))) > 1:
         yield _same_in_every_group(x, parts)
-    yield from _grouped(call, tuple(contraction(x, 1, w, 1, np.arange(x.shape[1]) % w.shape[1])), y)
+    yield from _grouped(call, (tie(x, 1, w, 1, at_b=np.arange(x.shape[1]) % w.shape[1], summed=True),), y)
 
 
 def _causal_ties(call: Call) -> Ties:
@@ -180,8 +179,10 @@ def _transposed_layer(call: Call) -> Layer | None:
 
 
 RULES = {
-    "Conv": Rule(_conv_ties, _repair, _conv_macs, layer=_conv_layer),
+    "Conv": Rule(_conv_ties, _repair, _conv_macs, layer=_conv_layer, silence=affine),
     "CausalConvWithState": Rule(_causal_ties, macs=_conv_macs),
     "DeformConv": Rule(_deformed_ties, _repair, _conv_macs),
-    "ConvTranspose": Rule(_transposed_ties, _transposed_repair, _transposed_macs, layer=_transposed_layer),
+    "ConvTranspose": Rule(
+        _transposed_ties, _transposed_repair, _transposed_macs, layer=_transposed_layer, silence=affine
+    ),
 }

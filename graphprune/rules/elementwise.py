@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from graphprune.rules.base import Call, Operand, Rule, Ties, tie, tie_all
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphprune.rules.base import Call, Operand, Rule, Ties, alone, every, first, never, some, tie, tie_all
 
 
 def _broadcast_ties(call: Call) -> Ties:
@@ -42,48 +46,62 @@ def _cast_like_ties(call: Call) -> Ties:
     yield from tie_all(like, like)
 
 
-_UNARY = [
+def _clip_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Where 0 is within the bounds."""
+    for index, attribute, sign in ((1, "min", 1), (2, "max", -1)):
+        bound = call.input(index)
+        if bound is not None and bound.constant is None:
+            return never(call, zero)
+        value = call.attrs.get(attribute, 0) if bound is None else bound.values
+        if (sign * np.asarray(value) > 0).any():
+            return never(call, zero)
+    return first(call, zero)
+
+
+def _pow_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """0 to a power above 0 is 0."""
+    power = call.inputs[1]
+    positive = power is not None and power.constant is not None and (power.values > 0).all()
+    return first(call, zero) if positive else never(call, zero)
+
+
+def _div_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Where the dividend is 0 and the divisor is not."""
+    return zero[0] & ~zero[1]
+
+
+def _where_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Where both choices are."""
+    return zero[1] & zero[2]
+
+
+# f(0) = 0
+_UNARY_SILENT = [
     "Abs",
-    "Acos",
-    "Acosh",
     "Asin",
     "Asinh",
     "Atan",
     "Atanh",
     "BitCast",
-    "BitwiseNot",
     "Cast",
     "Ceil",
     "Celu",
-    "Clip",
-    "Cos",
-    "Cosh",
-    "Dropout",
     "Elu",
     "Erf",
-    "Exp",
     "Floor",
     "Gelu",
-    "HardSigmoid",
     "HardSwish",
     "Identity",
-    "IsInf",
-    "IsNaN",
     "LeakyRelu",
-    "Log",
     "Mish",
     "Neg",
-    "Not",
-    "Reciprocal",
     "Relu",
     "Round",
     "Selu",
     "Shrink",
-    "Sigmoid",
     "Sign",
     "Sin",
     "Sinh",
-    "Softplus",
     "Softsign",
     "Sqrt",
     "Swish",
@@ -91,11 +109,27 @@ _UNARY = [
     "Tanh",
     "ThresholdedRelu",
 ]
+# f(0) ≠ 0
+_UNARY = [
+    "Acos",
+    "Acosh",
+    "BitwiseNot",
+    "Cos",
+    "Cosh",
+    "Exp",
+    "HardSigmoid",
+    "IsInf",
+    "IsNaN",
+    "Log",
+    "Not",
+    "Reciprocal",
+    "Sigmoid",
+    "Softplus",
+]
+_SUMS = ["Add", "Max", "Mean", "Min", "Sub", "Sum"]
+_PRODUCTS = ["And", "BitwiseAnd", "Mul"]
 _BROADCAST = [
-    "Add",
-    "And",
     "BitShift",
-    "BitwiseAnd",
     "BitwiseOr",
     "BitwiseXor",
     "Equal",
@@ -103,23 +137,22 @@ _BROADCAST = [
     "GreaterOrEqual",
     "Less",
     "LessOrEqual",
-    "Max",
-    "Mean",
-    "Min",
-    "Mul",
     "Or",
-    "Pow",
-    "Sub",
-    "Sum",
     "SwiGLU",
-    "Where",
     "Xor",
 ]
 
 RULES = {
+    **dict.fromkeys(_UNARY_SILENT, Rule(_unary_ties, silence=first)),
     **dict.fromkeys(_UNARY, Rule(_unary_ties)),
+    "Dropout": Rule(_unary_ties, silence=alone(first)),
+    "Clip": Rule(_unary_ties, silence=_clip_silence),
+    **dict.fromkeys(_SUMS, Rule(_broadcast_ties, silence=every)),
+    **dict.fromkeys(_PRODUCTS, Rule(_broadcast_ties, silence=some)),
     **dict.fromkeys(_BROADCAST, Rule(_broadcast_ties)),
-    **dict.fromkeys(["Div", "Mod"], Rule(_broadcast_ties, neutral={1: 1.0})),
-    "CastLike": Rule(_cast_like_ties),
-    "PRelu": Rule(_prelu_ties),
+    "Pow": Rule(_broadcast_ties, silence=_pow_silence),
+    "Where": Rule(_broadcast_ties, silence=_where_silence),
+    **dict.fromkeys(["Div", "Mod"], Rule(_broadcast_ties, neutral={1: 1.0}, silence=_div_silence)),
+    "CastLike": Rule(_cast_like_ties, silence=first),
+    "PRelu": Rule(_prelu_ties, silence=first),
 }

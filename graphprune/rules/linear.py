@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from graphprune.rules.base import Call, Operand, Rule, Ties, contraction, tie
+from graphprune.rules.base import Call, Operand, Rule, Ties, affine, some, tie
 from graphprune.rules.layer import Layer
 
 
@@ -22,7 +22,7 @@ def _gemm_ties(call: Call) -> Ties:
     inner_b, columns = (1, 0) if call.attrs.get("transB", 0) else (0, 1)
     yield tie(a, rows, y, 0)
     yield tie(b, columns, y, 1)
-    yield from contraction(a, inner, b, inner_b)
+    yield tie(a, inner, b, inner_b, summed=True)
     if (c := call.input(2)) is not None:
         for back in range(1, c.rank + 1):
             if c.shape[-back] == y.shape[-back]:
@@ -31,7 +31,7 @@ def _gemm_ties(call: Call) -> Ties:
 
 def _matmul_ties(call: Call) -> Ties:
     a, b, y = call.x, _second(call), call.y
-    yield from contraction(a, a.rank - 1, b, max(b.rank - 2, 0))
+    yield tie(a, a.rank - 1, b, max(b.rank - 2, 0), summed=True)
     if b.rank > 1 and y.rank:
         yield tie(b, b.rank - 1, y, y.rank - 1)
     if a.rank > 1 and y.rank:
@@ -79,6 +79,6 @@ def _matrix_layer(call: Call, weight: Operand, bias: int | None, summed: int) ->
 
 
 RULES = {
-    "Gemm": Rule(_gemm_ties, macs=_gemm_macs, layer=_gemm_layer),
-    "MatMul": Rule(_matmul_ties, macs=_matmul_macs, layer=_matmul_layer),
+    "Gemm": Rule(_gemm_ties, macs=_gemm_macs, layer=_gemm_layer, silence=affine),
+    "MatMul": Rule(_matmul_ties, macs=_matmul_macs, layer=_matmul_layer, silence=some),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -16,9 +17,12 @@ from graphprune.rules.base import (
     Rule,
     Ties,
     cover,
+    first,
+    never,
     normal_axis,
     runs,
     set_ints,
+    some,
     tie,
 )
 
@@ -338,15 +342,21 @@ def _gather_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     _gather(node, at, np.searchsorted(left, picked))
 
 
+def _pad_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    value = call.input(2)
+    added = call.attrs.get("value", 0) if value is None else 1 if value.constant is None else value.values.any()
+    return never(call, zero) if added else first(call, zero)
+
+
 RULES = {
-    "Concat": Rule(_concat_ties),
-    "Split": Rule(_split_ties, _split_repair),
-    "Slice": Rule(_slice_ties, _slice_repair),
-    "Flatten": Rule(_reshape_ties),
-    "Reshape": Rule(_reshape_ties, _reshape_repair),
-    "Transpose": Rule(_transpose_ties),
-    "Squeeze": Rule(_renumbered_ties, _squeeze_repair),
-    "Unsqueeze": Rule(_renumbered_ties),
-    "Pad": Rule(_pad_ties, _pad_repair),
-    "Gather": Rule(_gather_ties, _gather_repair),
+    "Concat": Rule(_concat_ties, silence=some),
+    "Split": Rule(_split_ties, _split_repair, silence=first),
+    "Slice": Rule(_slice_ties, _slice_repair, silence=first),
+    "Flatten": Rule(_reshape_ties, silence=first),
+    "Reshape": Rule(_reshape_ties, _reshape_repair, silence=first),
+    "Transpose": Rule(_transpose_ties, silence=first),
+    "Squeeze": Rule(_renumbered_ties, _squeeze_repair, silence=first),
+    "Unsqueeze": Rule(_renumbered_ties, silence=first),
+    "Pad": Rule(_pad_ties, _pad_repair, silence=_pad_silence),
+    "Gather": Rule(_gather_ties, _gather_repair, silence=first),
 }

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from math import prod
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.rules.base import Call, Kept, Pin, Rule, Ties, normal_axis, tie, tie_all
+from graphprune.rules.base import (
+    Call,
+    Kept,
+    Pin,
+    Rule,
+    Ties,
+    alone,
+    first,
+    normal_axis,
+    reduction,
+    scaled,
+    some,
+    tie,
+    tie_all,
+)
 
 
 def _batch_norm_ties(call: Call) -> Ties:
@@ -68,22 +85,78 @@ def _group_norm_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     node.attrs["num_groups"] = len(kept(call.x, 1)) * groups // call.x.shape[1]
 
 
+def _lp_norm_ties(call: Call) -> Ties:
+    """A norm does not miss zeros."""
+    yield from tie_all(call.x, call.y)
+    yield reduction(call.x, normal_axis(call.attrs.get("axis", -1), call.x.rank))
+
+
 def _layer_norm_ties(call: Call) -> Ties:
-    """Ba et al. 2016, and Zhang & Sennrich 2019 without the mean: all axes from one on are normalised together."""
-    at = normal_axis(call.attrs.get("axis", -1), call.x.rank)
-    for operand in (call.x, *(y for y in call.outputs if y is not None)):
-        for axis in range(call.x.rank):
-            if axis >= at:
-                yield Pin(operand.dim(axis), "normalised over")
-            elif operand is not call.x:
-                yield tie(call.x, axis, operand, axis)
+    """Ba et al. 2016: all axes from one on are normalised together, and the mean moves with their number."""
+    yield from _normalised_ties(call)
+    for axis in range(normal_axis(call.attrs.get("axis", -1), call.x.rank), call.x.rank):
+        yield Pin(call.x.dim(axis), "normalised over", inexact=True)
+
+
+def _rms_norm_ties(call: Call) -> Ties:
+    """Zhang & Sennrich 2019: the mean square of what is left differs by a factor, which the scale can take."""
+    yield from _normalised_ties(call)
+    scale = call.input(1)
+    for axis in range(normal_axis(call.attrs.get("axis", -1), call.x.rank), call.x.rank):
+        if scale is not None and scale.constant is not None:
+            yield reduction(call.x, axis)
+        else:
+            yield Pin(call.x.dim(axis), "normalised over, with a computed scale", inexact=True)
+
+
+def _normalised_ties(call: Call) -> Ties:
+    """Scale and bias are broadcast to x; the statistics have size 1 on the axes normalised over."""
+    for y in call.outputs:
+        if y is not None:
+            yield from tie_all(call.x, y)
+    for parameter in call.inputs[1:]:
+        if parameter is not None:
+            for back in range(1, parameter.rank + 1):
+                if parameter.shape[-back] == call.y.shape[-back]:
+                    yield tie(parameter, parameter.rank - back, call.y, call.y.rank - back)
+
+
+def _rms_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node]:
+    """With n of N left, Σx²/n + ε' is N/n times Σx²/N + ε for ε' = ε N/n."""
+    axes = range(normal_axis(call.attrs.get("axis", -1), call.x.rank), call.x.rank)
+    share = prod(len(kept(call.x, a)) for a in axes) / prod(call.x.shape[a] for a in axes)
+    if share == 1:
+        return ()
+    node.attrs["epsilon"] = call.attrs.get("epsilon", 1e-5) / share
+    scale = node.inputs[1]
+    if len(scale.outputs) > 1:
+        return scaled(node, call, share**-0.5)
+    scale.values = np.asarray(scale.values) * scale.dtype.type(share**-0.5)
+    return ()
+
+
+def _batch_norm_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Where scale and bias are."""
+    return zero[1] & zero[2]
+
+
+def _instance_norm_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Where the bias is, and the scale or x."""
+    return (zero[0] | zero[1]) & zero[2]
+
+
+def _layer_norm_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Where scale and bias are, on the axes they have."""
+    return zero[1] if call.input(2) is None else zero[1] & zero[2]
 
 
 RULES = {
-    "BatchNormalization": Rule(_batch_norm_ties, neutral={4: 1.0}),
+    "BatchNormalization": Rule(_batch_norm_ties, neutral={4: 1.0}, silence=alone(_batch_norm_silence)),
     "GroupNormalization": Rule(_group_norm_ties, _group_norm_repair),
-    "InstanceNormalization": Rule(_instance_norm_ties),
-    "LRN": Rule(_lrn_ties),
+    "InstanceNormalization": Rule(_instance_norm_ties, silence=_instance_norm_silence),
+    "LRN": Rule(_lrn_ties, silence=first),
     **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], Rule(_along_axis_ties)),
-    **dict.fromkeys(["LayerNormalization", "RMSNormalization"], Rule(_layer_norm_ties)),
+    "LayerNormalization": Rule(_layer_norm_ties, silence=alone(_layer_norm_silence)),
+    "LpNormalization": Rule(_lp_norm_ties, silence=first),
+    "RMSNormalization": Rule(_rms_norm_ties, _rms_norm_repair, silence=some),
 }

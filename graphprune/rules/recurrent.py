@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.rules.base import Call, Kept, Operand, Pin, Rule, Ties, contraction, tie
+from graphprune.rules.base import Call, Kept, Operand, Rule, Ties, reduction, tie
 
 # Inputs by position, numbered alike for all three operators; P are the peepholes of an LSTM.
 _X, _W, _R, _B, _LENGTHS, _INITIAL_H, _INITIAL_C, _P = range(8)
@@ -26,10 +26,8 @@ def _ties(call: Call) -> Ties:
     initial state matter to nobody once that column is gone (Hochreiter & Schmidhuber 1997; Cho et al. 2014).
     """
     recurrent = _weight(call, _R)
-    yield from contraction(call.x, 2, _weight(call, _W), 2)
-    if not recurrent.floating:
-        yield Pin(recurrent.dim(2), "recurrent weights that are computed")
-        return
+    yield tie(call.x, 2, _weight(call, _W), 2, summed=True)
+    yield reduction(recurrent, 2)
     hidden = recurrent.shape[2]
     for index in (_W, _R, _B, _P):
         if (gates := call.input(index)) is not None:

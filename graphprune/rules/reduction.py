@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import prod
+
 import onnx_graphsurgeon as gs
 
-from graphprune.rules.base import Call, Kept, Pin, Rule, Ties, normal_axis, set_ints, tie, tie_all
+from graphprune.rules.base import (
+    Call,
+    Kept,
+    Pin,
+    Rule,
+    Ties,
+    first,
+    never,
+    normal_axis,
+    reduction,
+    scaled,
+    set_ints,
+    tie,
+    tie_all,
+)
 
 
 def _pool_ties(call: Call) -> Ties:
@@ -55,36 +72,51 @@ def _reduced_axes(call: Call) -> list[int] | None:
     return [normal_axis(a, call.x.rank) for a in axes]
 
 
+def _sum_ties(call: Call) -> Ties:
+    """Sums, and means once scaled, do not miss zeros."""
+    yield from _reduce_over(call, _reduced_axes(call), summed=True)
+
+
 def _reduce_ties(call: Call) -> Ties:
-    yield from _reduce_over(call, _reduced_axes(call), bool(call.attrs.get("keepdims", 1)))
+    yield from _reduce_over(call, _reduced_axes(call))
 
 
 def _arg_ties(call: Call) -> Ties:
-    axis = normal_axis(call.attrs.get("axis", 0), call.x.rank)
-    yield from _reduce_over(call, [axis], bool(call.attrs.get("keepdims", 1)))
+    yield from _reduce_over(call, [normal_axis(call.attrs.get("axis", 0), call.x.rank)])
 
 
-def _reduce_over(call: Call, axes: list[int] | None, keepdims: bool) -> Ties:
+def _reduce_over(call: Call, axes: list[int] | None, summed: bool = False) -> Ties:
     if axes is None:
         return
-    out = 0
+    out, keepdims = 0, bool(call.attrs.get("keepdims", 1))
     for axis in range(call.x.rank):
         if axis in axes:
-            yield Pin(call.x.dim(axis), "reduced over")
+            yield reduction(call.x, axis) if summed else Pin(call.x.dim(axis), "reduced over")
             out += keepdims
         else:
             yield tie(call.x, axis, call.y, out)
             out += 1
 
 
-_REDUCE = ["Max", "Mean", "Min", "Prod", "Sum", "SumSquare", "L1", "L2", "LogSum", "LogSumExp"]
+def _mean_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node]:
+    """The mean of fewer numbers is larger: scale it back to that of all, the others being zero."""
+    axes = _reduced_axes(call) or []
+    yield from scaled(node, call, prod(len(kept(call.x, a)) for a in axes) / prod(call.x.shape[a] for a in axes))
+
+
+_SUMS = ["L1", "L2", "LogSum", "Sum", "SumSquare"]
+_REDUCE = ["LogSumExp", "Max", "Min", "Prod"]
 
 RULES = {
-    **dict.fromkeys(["AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"], Rule(_pool_ties)),
-    "MaxPool": Rule(_max_pool_ties),
-    "Resize": Rule(_resize_ties, _resize_repair),
-    "Upsample": Rule(_resize_ties),
-    **{f"Reduce{kind}": Rule(_reduce_ties) for kind in _REDUCE},
+    **dict.fromkeys(
+        ["AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"], Rule(_pool_ties, silence=first)
+    ),
+    "MaxPool": Rule(_max_pool_ties, silence=first),
+    "Resize": Rule(_resize_ties, _resize_repair, silence=first),
+    "Upsample": Rule(_resize_ties, silence=first),
+    **{f"Reduce{kind}": Rule(_sum_ties, silence=never if kind == "LogSum" else first) for kind in _SUMS},
+    **{f"Reduce{kind}": Rule(_reduce_ties, silence=never if kind == "LogSumExp" else first) for kind in _REDUCE},
+    "ReduceMean": Rule(_sum_ties, _mean_repair, silence=first),
     "ArgMax": Rule(_arg_ties),
     "ArgMin": Rule(_arg_ties),
 }

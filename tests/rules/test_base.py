@@ -6,7 +6,24 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from graphprune.rules.base import Call, Dim, Operand, Pin, contraction, cover, normal_axis, runs, set_ints, tie, tie_all
+from graphprune.rules.base import (
+    Call,
+    Dim,
+    Operand,
+    affine,
+    alone,
+    cover,
+    every,
+    first,
+    never,
+    normal_axis,
+    reduction,
+    runs,
+    set_ints,
+    some,
+    tie,
+    tie_all,
+)
 
 
 def operand(name: str, *shape: int, values: np.ndarray | None = None) -> Operand:
@@ -48,13 +65,32 @@ def test_cover_ties_positions_to_themselves() -> None:
     assert made.at_a.tolist() == made.at_b.tolist() == [1, 4]
 
 
-@pytest.mark.parametrize(
-    ("values", "pinned"), [(np.ones((3, 2), np.float32), False), (np.ones((3, 2), np.int64), True), (None, True)]
-)
-def test_a_sum_needs_a_weight_that_zeroing_silences(values: np.ndarray | None, pinned: bool) -> None:
-    said = list(contraction(operand("a", 5, 3), 1, operand("b", 3, 2, values=values), 0))
-    assert all(isinstance(s, Pin) for s in said) == pinned
-    assert len(said) == (2 if pinned else 1)
+def test_a_reduction_ties_positions_to_themselves_and_needs_silence() -> None:
+    made = reduction(operand("a", 2, 5), 1)
+    assert made.a == made.b == Dim("a", 1)
+    assert made.summed
+
+
+def zeros(*flags: bool) -> np.ndarray:
+    return np.array(flags)[:, None]
+
+
+def test_what_products_and_sums_of_zeros_are() -> None:
+    two, three = call({}, operand("a", 1), operand("b", 1)), call({}, *(operand(n, 1) for n in "abc"))
+    assert some(two, zeros(True, False))
+    assert not some(two, zeros(False, False))
+    assert every(two, zeros(True, True))
+    assert not every(two, zeros(True, False))
+    assert first(two, zeros(True, False))
+    assert not first(two, zeros(False, True))
+    assert affine(two, zeros(False, True))
+    assert not affine(three, zeros(True, True, False))
+    assert affine(three, zeros(True, False, True))
+    assert not affine(three, zeros(False, False, True))
+    assert not never(two, zeros(True, True))
+    assert alone(first)(two, zeros(True, False))
+    statistics = Call("Op", "op", two.inputs, (operand("y", 1), operand("mean", 1)), {}, 17)
+    assert not alone(first)(statistics, zeros(True, False))
 
 
 @pytest.mark.parametrize(("axis", "rank", "found"), [(1, 4, 1), (-1, 4, 3), (-4, 4, 0), (0, 0, 0)])

@@ -9,7 +9,6 @@ from graphprune.groups import analyse
 from graphprune.model import load
 from graphprune.rules import control
 from tests.law import Case, between, check, net
-from tests.rules.test_movement import ints
 
 AROUND = "6 e[0] d[1]"
 # Each body makes ``u`` from ``t`` through an operator that pins; the convolutions e and d beside it are cut.
@@ -34,7 +33,7 @@ CASES = [
     pinning("If", f"{BRANCHES}\nu = Identity(h)", q=np.array(True)),
     pinning("Loop", f"{LOOP}\nu = Identity(h)", n=np.array(3), known=f"{IMAGE} h"),
     pinning("Scan", f"{SCAN}\nu = Identity(h)"),
-    pinning("EyeLike", "s = ReduceSum<keepdims=0>(t, k)\nh = EyeLike(s)\nu = Add(t, h)", k=ints(0, 1), matters=True),
+    pinning("EyeLike", "s = ReduceMax<axes=[0,1], keepdims=0>(t)\nh = EyeLike(s)\nu = Add(t, h)", matters=True),
     pinning("SequenceAt", "s = SplitToSequence<axis=1>(t)\nh = SequenceAt(s, n)\nu = Add(t, h)", n=np.array(0)),
     pinning("Size", "h = Size(t)\nf1 = Cast<to=1>(h)\nu = Add(t, f1)"),
     pinning("MeanVarianceNormalization", "u = MeanVarianceNormalization(t)", opset=9),

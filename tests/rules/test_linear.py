@@ -70,8 +70,9 @@ CASES = [
         b=(6, 4),
     ),
     case(
-        "Gemm of two computed tensors keeps what it sums over",
-        "s = Gemm(x, d)\nt = Gemm(x, a)\nu = Gemm<transB=1>(s, t)\ny = Gemm(u, b)",
+        "Gemm of two computed tensors: what it sums over goes where one is zero without its weights",
+        "s0 = Gemm(x, d)\ns = Sigmoid(s0)\nt = Gemm(x, a)\nu = Gemm<transB=1>(s, t)\ny = Gemm(u, b)",
+        "6 d[1] a[1]",
         inputs=ROWS,
         d=(3, 6),
         a=(3, 6),
@@ -135,7 +136,17 @@ CASES = [
     ),
     case(
         "MatMul of integers: zeroing leaves integers alone, so what is summed over stays",
+        "t = MatMul(x, a)\ns = Exp(t)\ni = Cast<to=6>(s)\nu = MatMul(i, k)\nf = Cast<to=1>(u)\ny = MatMul(f, b)",
+        "5 b[0]",
+        inputs=BATCH,
+        a=np.full((3, 6), 2.0, np.float32),
+        k=np.arange(30, dtype=np.int32).reshape(6, 5),
+        b=(5, 4),
+    ),
+    case(
+        "MatMul of integers that are zero without their weights",
         "t = MatMul(x, a)\ni = Cast<to=6>(t)\nu = MatMul(i, k)\nf = Cast<to=1>(u)\ny = MatMul(f, b)",
+        "6 a[1]",
         "5 b[0]",
         inputs=BATCH,
         a=np.full((3, 6), 2.0, np.float32),
@@ -160,9 +171,10 @@ def test_law(case: Case) -> None:
 
 
 def test_two_computed_tensors_say_why_they_stay() -> None:
-    text = "q = MatMul(x, a)\nk = MatMul(x, d)\nr = Transpose<perm=[0,2,1]>(k)\ny = MatMul(q, r)"
+    awake = "q0 = MatMul(x, a)\nq = Exp(q0)\nk0 = MatMul(x, d)\nk = Exp(k0)\n"
+    text = f"{awake}r = Transpose<perm=[0,2,1]>(k)\ny = MatMul(q, r)"
     why = {str(p.dim): p.why for p in analyse(load(net(text, inputs=BATCH, a=(3, 6), d=(3, 6)))).pinned}
-    assert why["a[1]"] == why["d[1]"] == "summed over in a product of two computed tensors"
+    assert why["a[1]"] == why["d[1]"] == "summed over, and not zero for certain once its weights are"
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,47 @@ CASES = [
     between("LayerNormalization with its statistics", "u, m, d = LayerNormalization<axis=-2>(t, s)", s=(8, 8)),
     among("LayerNormalization, last axis unless said otherwise", "u = LayerNormalization(t, s)", s=(6,), pinned=True),
     between("RMSNormalization of images", "u = RMSNormalization<axis=2>(t, s)", s=(8, 8), opset=23),
-    between("LpNormalization over the channels", "u = LpNormalization<axis=1, p=2>(t)", pinned=True),
+    between("LpNormalization over the channels", "u = LpNormalization<axis=1, p=2>(t)"),
+    between(
+        "LpNormalization over channels that are not silent",
+        "v = Exp(t)\nu = LpNormalization<axis=1, p=2>(v)",
+        pinned=True,
+    ),
+    between(
+        "RMSNormalization over the channels",
+        "u = RMSNormalization<axis=1>(t, s)",
+        "6 a[0] c[0] s[0] b[1]",
+        s=(6, 8, 8),
+        opset=23,
+    ),
+    among(
+        "RMSNormalization, last axis unless said otherwise",
+        "u = RMSNormalization<epsilon=0.1>(t, s)",
+        "6 a[1] s[0] b[0]",
+        s=(6,),
+        opset=23,
+    ),
+    among(
+        "RMSNormalization of what is not silent",
+        "v = Exp(t)\nu = RMSNormalization(v, s)",
+        s=(6,),
+        opset=23,
+        pinned=True,
+    ),
+    among(
+        "RMSNormalization spelled out",
+        "q = Pow(t, k)\nm = ReduceMean<axes=[-1]>(q)\ne = Add(m, z)\nd = Sqrt(e)\nn = Div(t, d)\nu = Mul(n, s)",
+        "6 a[1] s[0] b[0]",
+        s=(6,),
+        k=np.array(2, np.float32),
+        z=np.array(0.1, np.float32),
+    ),
+    among(
+        "LayerNormalization spelled out",
+        "c = ReduceMean<axes=[-1]>(t)\nd = Sub(t, c)\nq = Mul(d, d)\n"
+        "m = ReduceMean<axes=[-1]>(q)\ne = Sqrt(m)\nu = Div(d, e)",
+        pinned=True,
+    ),
     between("LpNormalization over another axis", "u = LpNormalization<axis=3, p=2>(t)"),
     between("LpNormalization over the last axis", "u = LpNormalization<p=1>(t)"),
 ]

@@ -94,13 +94,17 @@ CASES = [
         sb=HALF,
         zb=np.array(-7, np.int8),
     ),
-    case(
-        "QDQ whose filters have different zero points: what reads them stays",
-        "t = Conv(x, a)\nv = DequantizeLinear<axis=0>(b, sb, zb)\ny = Conv(t, v)",
-        a=(6, 3, 1, 1),
-        b=whole(4, 6, 1, 1),
-        sb=scales(4),
-        zb=np.array([1, 2, 3, 4], np.int8),
+    *(
+        case(
+            f"QDQ whose filters have different zero points, read by {op}",
+            f"s = Conv(x, a)\nt = {op}(s)\nv = DequantizeLinear<axis=0>(b, sb, zb)\ny = Conv(t, v)",
+            *groups,
+            a=(6, 3, 1, 1),
+            b=whole(4, 6, 1, 1),
+            sb=scales(4),
+            zb=np.array([1, 2, 3, 4], np.int8),
+        )
+        for op, groups in (("Relu", ("6 a[0]",)), ("Exp", ()))
     ),
     case(
         "QDQ in blocks of the axis summed over: it stays, the other goes",

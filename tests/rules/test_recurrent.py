@@ -188,5 +188,5 @@ def test_pins_say_why() -> None:
     body = "q = Sigmoid(i)\nh = RNN<hidden_size=6>(x, w, q, b)\nu = Squeeze(h, k)\ny = MatMul(u, v)"
     given = {"inputs": f"{SEQUENCE}, float[1,6,6] i", "w": (1, 6, 3), "b": (1, 12), "k": np.array([1]), "v": (6, 4)}
     pinned = analyse(load(net(body, **given))).pinned
-    assert {str(p.dim): p.why for p in pinned}["q[2]"] == "recurrent weights that are computed"
-    assert {str(p.dim): p.why for p in pinned}["v[0]"] == "RNN depends on every position of this axis"
+    assert {str(p.dim): p.why for p in pinned}["q[2]"] == "summed over, and not zero for certain once its weights are"
+    assert {str(p.dim): str(p.via) for p in pinned}["v[0]"] == "q[2]"
