@@ -104,7 +104,7 @@ CASES = [
             sb=scales(4),
             zb=np.array([1, 2, 3, 4], np.int8),
         )
-        for op, groups in (("Relu", ("6 a[0]",)), ("Exp", ()))
+        for op, groups in (("Tanh", ("6 a[0]",)), ("Exp", ()))
     ),
     case(
         "QDQ in blocks of the axis summed over: it stays, the other goes",
