@@ -1,6 +1,6 @@
 """The roster: graphs of every architecture and exporter at hand, each pruned by half and proved.
 
-    pip install 'graphprune[models]'
+    pip install 'graphprune[roster]'
     python -m models.roster                              # all of them; rows that are there already are kept
     python -m models.roster --only 'torchvision/resnet'  # those whose name matches
     python -m models.roster --list
