@@ -119,7 +119,7 @@ CASES = [
     ),
     case(
         "QDQ in blocks of the axis summed over, of which the columns go",
-        "w = DequantizeLinear<axis=0, block_size=2>(a, sa)\nt = MatMul(x, w)\nu = Relu(t)\ny = MatMul(u, b)",
+        "w = DequantizeLinear<axis=0, block_size=2>(a, sa)\nt = MatMul(x, w)\nu = Tanh(t)\ny = MatMul(u, b)",
         "6 a[1] sa[1] b[0]",
         inputs="float[5,4] x",
         opset=21,
