@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from graphprune.errors import UsageError
 from graphprune.flags import verb
 from graphprune.terminal import Terminal
 
@@ -60,4 +61,26 @@ def merge(
     with new_files(output) as folder:
         (folder / output.name).write_bytes(plans.to_json(plan))
     terminal.data(plan)
+    terminal.show(f"wrote {output}")
+
+
+@verb(app)
+def apply(
+    terminal: Terminal,
+    plan: PlanFile,
+    weights: Annotated[Path, typer.Argument(help="Weights of the exported module.", metavar="WEIGHTS.safetensors")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The smaller weights to write.")],
+    model: Original = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
+) -> None:
+    """Write what a plan leaves of the weights that the model was exported from. Needs the extra `torch`.
+
+    Example: graphprune plan apply small.plan.json model.safetensors --model model.onnx -o small.safetensors
+    """
+    try:
+        from graphprune.torch import apply_file
+    except ImportError as error:
+        raise UsageError(f"applying a plan needs {error.name}", 'pip install "graphprune[torch]"') from error
+
+    apply_file(weights, plan, output, original=model, force=force)
     terminal.show(f"wrote {output}")
