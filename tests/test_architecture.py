@@ -145,3 +145,15 @@ def test_every_file_of_passes_is_registered(file: Path) -> None:
 
     if file.stem != "__init__":
         assert file.stem in available()
+
+
+@pytest.mark.parametrize("file", [*CORE, *PASSES], ids=lambda f: str(f.relative_to(ROOT)))
+def test_nothing_from_a_file_is_executed(file: Path) -> None:
+    """No pickle, no eval: what a model, plan, pipeline or array file holds is data."""
+    for name, _ in imports(file):
+        assert name.partition(".")[0] not in ("pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"), name
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "compile", "__import__", "torch.load", "os.system"), called
+            assert all(k.arg not in ("allow_pickle", "shell") for k in node.keywords), called

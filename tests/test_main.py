@@ -1,0 +1,105 @@
+"""Whatever ends a run: earlier results are as they were or replaced whole, no stray files, one line that says why."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RESNET = Path(__file__).parents[1] / "models" / "fashion_resnet20.onnx"
+RUN = [sys.executable, "-m", "graphprune"]
+PRUNE = [*RUN, "prune", str(RESNET), "-o", "s.onnx", "--preset", "magnitude"]
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def strays(folder: Path) -> list[Path]:
+    return list(folder.glob(".graphprune-*"))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[str, dict[str, bytes]]:
+    """What the two commands below write, by their ratio."""
+    found = {}
+    for ratio in ("0.3", "0.6"):
+        folder = tmp_path_factory.mktemp("whole")
+        subprocess.run([*PRUNE, "--ratio", ratio], cwd=folder, check=True, capture_output=True)
+        found[ratio] = state(folder)
+    return found
+
+
+def interrupt(folder: Path, number: int, seconds: float) -> subprocess.Popen[bytes]:
+    """Start to replace a result, and send a signal after a while."""
+    process = subprocess.Popen([*PRUNE, "--ratio", "0.6", "--force"], cwd=folder, stderr=subprocess.PIPE)
+    time.sleep(seconds)
+    process.send_signal(number)
+    process.wait(60)
+    return process
+
+
+def check(folder: Path, results: dict[str, dict[str, bytes]]) -> None:
+    """The old result or the new one, once the dead process' folders are settled by whoever writes next."""
+    from graphprune.output import settle
+
+    deadline = time.monotonic() + 20
+    while True:  # the child of a killed process ends by itself
+        settle(folder)
+        if not strays(folder) or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    assert state(folder) in results.values()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_leaves_the_old_result_or_the_new_one(tmp_path, results, number):
+    for name, data in results["0.3"].items():
+        (tmp_path / name).write_bytes(data)
+    process = interrupt(tmp_path, number, 1.0)
+    if number != signal.SIGKILL:
+        assert process.returncode in (0, 130)
+        assert not strays(tmp_path)
+    check(tmp_path, results)
+
+
+@pytest.mark.slow
+def test_interrupted_at_sixty_moments(tmp_path, results):
+    rng = random.Random(0)
+    for _ in range(60):
+        for name, data in results["0.3"].items():
+            (tmp_path / name).write_bytes(data)
+        interrupt(tmp_path, rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGKILL]), rng.uniform(0, 3))
+        check(tmp_path, results)
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_result(tmp_path, results):
+    for name, data in results["0.3"].items():
+        (tmp_path / name).write_bytes(data)
+    command = "ulimit -f 100; exec " + " ".join(PRUNE) + " --ratio 0.6 --force"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 7
+    assert done.stderr.startswith("error: cannot write")
+    assert state(tmp_path) == results["0.3"]
+
+
+def test_limits_and_crashes_end_in_one_line(tmp_path):
+    slow = [*RUN, "bench", str(RESNET), "--seconds", "60"]
+    done = subprocess.run([*slow, "--max-seconds", "0.2"], capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (9, 2)
+    assert "--max-seconds" in done.stderr
+    process = subprocess.Popen(slow, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 20
+    while not children.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(int(children.read_text()), signal.SIGSEGV)
+    assert process.wait(60) == 1
+    assert process.stderr is not None
+    assert "native code crashed (SIGSEGV)" in process.stderr.read()
