@@ -32,7 +32,7 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
     constants, shapes, dtypes, opset = model.constants, model.shapes, model.dtypes, model.opset
 
     def known(tensor: gs.Tensor) -> bool:
-        return None not in shapes.get(tensor.name, (None,))
+        return all(size is not None and size >= 0 for size in shapes.get(tensor.name, (None,)))
 
     def operand(tensor: gs.Tensor) -> Operand | None:
         if not tensor.name or not (known(tensor) or model.reads(tensor)):
@@ -143,6 +143,7 @@ def couple(
         name, op = node_name(node), operator(node)
         try:
             said_of = list(rule.ties(call)) if rule and call else []
+            _check(said_of, model)
             why = f"no rule for operator {op}" if rule is None else rule.why
             why = why or f"a shape at {op} is unknown before run time"
         except Exception:  # onnx checks the shapes of few operators; what does not fit together has no positions to tie
@@ -184,6 +185,15 @@ def couple(
                     if len(missing):
                         pin(dim, name, op, f"{op} makes these positions itself", missing)
     return graph, choices
+
+
+def _check(said: Iterable[Tie | Pin | Choice], model: Model) -> None:
+    """Raise IndexError where a tie names positions that its axes do not have."""
+    for tie in said:
+        for dim, at in ((tie.a, tie.at_a), (tie.b, tie.at_b)) if isinstance(tie, Tie) else ():
+            size = model.shapes[dim.tensor][dim.axis]
+            if size is not None and at.size and int(at.max()) >= size:
+                raise IndexError(f"{dim} has {size} positions")
 
 
 class _Silence(dict[Dim, np.ndarray]):

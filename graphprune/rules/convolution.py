@@ -116,6 +116,8 @@ def _conv_layer(call: Call) -> Layer | None:
     rank = len(kernel)
     strides = call.attrs.get("strides", [1] * rank)
     dilations = call.attrs.get("dilations", [1] * rank)
+    if {len(strides), len(dilations), len(call.attrs.get("pads", [0] * 2 * rank)) / 2} != {rank}:
+        return None
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     pads = padding(call, strides, reach)
 
