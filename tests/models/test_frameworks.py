@@ -18,10 +18,10 @@ FOLDER = Path(__file__).parents[2] / "models" / "frameworks"
 UNITS = {
     "flax_autoencoder": (40, 40),
     "flax_cnn": (56, 56),
-    "flax_depthwise": (48, 64),
+    "flax_depthwise": (64, 64),
     "flax_mlp": (56, 56),
     "flax_resnet": (104, 104),
-    "flax_transformer": (68, 100),
+    "flax_transformer": (100, 100),
     "keras_flat": (56, 56),
     "keras_gru": (0, 44),
     "keras_lstm": (72, 72),

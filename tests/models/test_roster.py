@@ -26,7 +26,7 @@ tiny (float[n, 3, 8, 8] image) => (float[n, 5] scores) {
     d = GlobalAveragePool (c)
     e = Flatten (d)
     f = MatMul (e, hidden)
-    g = LpNormalization (f)
+    g = Softmax (f)
     h = MatMul (g, last)
     scores = Softmax (h)
 }"""
@@ -34,7 +34,7 @@ WEIGHTS = {"first": (16, 3, 3, 3), "depthwise": (16, 1, 3, 3), "hidden": (16, 12
 
 
 def tiny() -> onnx.ModelProto:
-    """A convolution that can be cut, a hidden layer that a normalisation holds, and class scores."""
+    """A convolution that can be cut, a hidden layer that a softmax holds, and class scores."""
     model = onnx.parser.parse_model(TEXT)
     rng = np.random.default_rng(0)
     model.graph.initializer.extend(
@@ -64,7 +64,7 @@ def test_coverage_counts_what_makes_channels_and_says_why_the_rest_stays():
     assert found["units"] == 16 + 12  # no depthwise filters, no class scores
     assert found["prunable"] == 16
     assert list(found["held"].values()) == [12]
-    assert next(iter(found["held"])).startswith("LpNormalization: ")
+    assert next(iter(found["held"])).startswith("Softmax: ")
 
 
 def test_half_of_every_group_goes(tmp_path):
@@ -110,7 +110,7 @@ def test_the_table_shows_every_graph_and_every_family(tmp_path):
     text = markdown(rows, 3)
     assert "2 of 3 graphs: 1 pruned, 1 not made." in text
     assert "| tiny | 2 | 1 | 57 % |" in text
-    assert "LpNormalization" in text
+    assert "Softmax" in text
     assert line(rows[1]).startswith("tiny/bad: not made: ValueError: no such operator")
 
 
