@@ -10,7 +10,7 @@ import numpy as np
 
 from graphprune.calibration import Moments, layers
 from graphprune.calibration.refit import write
-from graphprune.errors import UsageError
+from graphprune.errors import NothingToPruneError, UsageError
 from graphprune.obs import damped
 from graphprune.progress import track
 from graphprune.rules import Dim
@@ -54,10 +54,7 @@ class _Block:
         self.support, self.inverse = np.delete(self.support, at), np.delete(self.inverse, at)
         self.weights = np.delete(self.weights, at, axis=1)
         if len(self.columns) <= WIDE:
-            kept = np.append(self.support, self.constant)
-            inverse = np.linalg.inv(self.second[np.ix_(kept, kept)])
-            self.weights = (self.targets @ self.second[:, kept] @ inverse)[:, : len(self.support)]
-            self.inverse = np.diagonal(inverse)[: len(self.support)]
+            self.weights, self.inverse = _fit(self.targets, self.second, self.support, self.constant)
 
     def matrix(self) -> np.ndarray:
         """W and b refitted on what is left, zero elsewhere: float64 [rows, n + 1]."""
@@ -65,6 +62,15 @@ class _Block:
         result = np.zeros_like(self.targets)
         result[:, kept] = np.linalg.solve(self.second[np.ix_(kept, kept)], self.second[kept] @ self.targets.T).T
         return result
+
+
+def _fit(
+    targets: np.ndarray, second: np.ndarray, support: np.ndarray, constant: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """W refitted on the inputs in ``support``, [rows, support], and the diagonal of the inverse of H there."""
+    kept, n = np.append(support, constant), len(support)
+    inverse = np.linalg.inv(second[np.ix_(kept, kept)])
+    return (targets @ second[:, kept] @ inverse)[:, :n], np.diagonal(inverse)[:n]
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,13 @@ class Sparsify:
 
     approximate: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        """Raise ``UsageError`` for amounts that mean nothing."""
+        if not 0 <= self.ratio < 1:
+            raise UsageError(f"a sparsity of {self.ratio} is not between 0 and 1", "0.7 makes 70 % zero")
+        if min(self.block, self.rounds) < 1:
+            raise UsageError("blocks and rounds of sparsify are at least 1", "sparsify(ratio=0.7, block=4, rounds=3)")
+
     def __call__(self, state: State) -> State:
         """A state whose model has new weights, many of them zero."""
         calibration, going = state.data.get("calibration"), state.data.get("cut", {})
@@ -107,13 +120,17 @@ class Sparsify:
                 cuts = going.get(Dim(name, layer.summed)), going.get(Dim(name, 1 - layer.summed))
                 parts[name] = [list(self._blocks(moments, positions, *part)) for part in moments.left(*cuts)]
         blocks = [block for made in parts.values() for part in made for block in part]
+        if not blocks:
+            raise NothingToPruneError(
+                f"{model.name} has no layer whose weights can be made zero", "leave --sparsity out"
+            )
         for step in track(range(self.rounds)):
             self._remove(blocks, self.ratio * (step + 1) / self.rounds)
         for name, made in parts.items():
             matrix = np.stack([np.concatenate([block.matrix() for block in part]) for part in made])
             write(model, *found[name], matrix[:, :, np.append(made[0][0].columns, -1)])
         macs = sum(b.macs * len(b.columns) for b in blocks)
-        zero = 1 - sum(b.macs * len(b.support) for b in blocks) / macs if blocks else 0.0
+        zero = 1 - sum(b.macs * len(b.support) for b in blocks) / macs
         note = (
             f"{zero:.0%} of the multiply-accumulates of {len(parts)} layers meet a zero, in blocks of {self.block} × 1"
         )
@@ -126,15 +143,12 @@ class Sparsify:
         """The rows of one part of a layer, ``block`` at a time."""
         second, kept = damped(second, self.damp), columns
         columns, constant = np.split(kept, [len(kept) - moments.layer.shiftable])
-        inverse = np.linalg.inv(second[np.ix_(kept, kept)])
-        weights, diagonal = targets @ second[:, kept] @ inverse, np.diagonal(inverse)
-        worth, n = 1 / (moments.energy or 1.0), len(columns)
+        weights, inverse = _fit(targets, second, columns, constant)
+        worth = 1 / (moments.energy or 1.0)
         for at in range(0, len(targets), self.block):
             rows = slice(at, at + self.block)
             macs = positions * len(targets[rows])
-            yield _Block(
-                targets[rows], second, columns, constant, worth, macs, weights[rows, :n], diagonal[:n], columns
-            )
+            yield _Block(targets[rows], second, columns, constant, worth, macs, weights[rows], inverse, columns)
 
     def _remove(self, blocks: Sequence[_Block], ratio: float) -> None:
         """Take columns from blocks until ``ratio`` of all multiply-accumulates are gone."""

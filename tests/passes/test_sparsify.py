@@ -10,7 +10,7 @@ import pytest
 
 import graphprune
 from graphprune.calibration import Calibration
-from graphprune.errors import UsageError
+from graphprune.errors import NothingToPruneError, UsageError
 from graphprune.model import Model, load
 from graphprune.obs import damped, error
 from graphprune.pipeline import parse, run
@@ -141,3 +141,15 @@ def test_the_option_works_alone_and_after_a_cut() -> None:
 def test_only_calibrated_presets_can() -> None:
     with pytest.raises(UsageError, match="preset 'magnitude' cannot"):
         graphprune.prune(three_layers(), ratio=0.5, sparsity=0.5, preset="magnitude")
+
+
+def test_a_model_without_such_layers_is_said_to_have_none() -> None:
+    proto = net("f = Flatten(x)\ny = MatMul(f, u)", u=(192, 10))
+    with pytest.raises(NothingToPruneError, match="no layer"):
+        graphprune.prune(proto, sparsity=0.5, effort=0)
+
+
+@pytest.mark.parametrize("options", ["ratio=1.5", "ratio=-0.1", "block=0", "rounds=0"])
+def test_amounts_that_mean_nothing_are_refused(options: str) -> None:
+    with pytest.raises(UsageError):
+        parse(f"sparsify({options})")
