@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import msgspec
 import networkx as nx
 import numpy as np
 
-from graphprune.cost import Cost
+from graphprune.cost import Cost, Times
 from graphprune.errors import TargetNotReachedError, UsageError
 from graphprune.groups import Dependencies, Group
 from graphprune.rules import Dim
@@ -23,37 +24,70 @@ class Target:
     Attributes:
         macs: share of multiply-accumulates to keep, above 0 to 1.
         params: share of parameters to keep, above 0 to 1.
+        size: share of the bytes of all weights to keep, above 0 to 1.
+        latency: share of the time to keep, above 0 to 1; needs layers timed by ``time_layers``.
         multiple: every axis that is cut ends at a multiple of this.
         floor: share of units every group keeps at least, so that no layer collapses.
     """
 
     macs: float = 1.0
     params: float = 1.0
+    size: float = 1.0
+    latency: float = 1.0
     multiple: int = 1
     floor: float = 0.1
 
     def __post_init__(self) -> None:
         """Raise ``UsageError`` for amounts that mean nothing."""
-        for name, share in (("macs", self.macs), ("params", self.params)):
-            if not 0 < share <= 1:
+        for name in MEASURES:
+            if not 0 < (share := getattr(self, name)) <= 1:
                 raise UsageError(f"a {name} target of {share} is not above 0 and up to 1", "0.5 keeps half")
         if not 0 <= self.floor <= 1:
             raise UsageError(f"a floor of {self.floor} is not between 0 and 1", "0.1 keeps a tenth of each group")
         if self.multiple < 1:
             raise UsageError(f"widths cannot be multiples of {self.multiple}", "1 allows any width")
 
+    @property
+    def asked(self) -> dict[str, float]:
+        """The shares that are less than all, by name."""
+        return {name: share for name in MEASURES if (share := getattr(self, name)) < 1}
+
+    def times(self, data: Mapping[str, Any]) -> Times | None:
+        """The timed layers that a pass left in ``data``; raises ``UsageError`` where they are needed and missing."""
+        if "latency" in self.asked and "latency" not in data:
+            raise UsageError("a latency target needs timed layers", 'write "..., time_layers, allocate(latency=0.6)"')
+        return data.get("latency")
+
     def use(self, cost: Cost, before: Cost) -> float:
-        """Share of the budget used, by the tighter of the two targets: up to 1 is within it."""
-        macs = cost.macs / (self.macs * max(before.macs, 1))
-        return max(macs, cost.parameters / (self.params * max(before.parameters, 1)))
+        """Share of the budget used, by the tightest of the targets: up to 1 is within it."""
+        return max((kept(name, cost, before) / share for name, share in self.asked.items()), default=1.0)
 
     def unreachable(self, least: Cost, before: Cost) -> TargetNotReachedError:
-        """What to raise where even ``least`` is above the target."""
+        """What to raise where even ``least`` is above the target; the least of each measure is its ``nearest``."""
+        nearest = {name: kept(name, least, before) for name in MEASURES if name != "latency" or before.latency}
+        removed = {name: f"{1 - share:.1%} of the {MEASURES[name][1]}" for name, share in nearest.items()}
+        told = [text for name, text in removed.items() if name in {"macs", "params", *self.asked}]
         return TargetNotReachedError(
-            f"at most {1 - least.macs / max(before.macs, 1):.1%} of the MACs and "
-            f"{1 - least.parameters / max(before.parameters, 1):.1%} of the parameters can be removed",
+            f"at most {', '.join(told[:-1])} and {told[-1]} can be removed",
             "ask for less, or lower --round-to or the floor",
+            nearest,
         )
+
+
+# What can be asked for: the field of ``Cost`` that counts it, and what people call it.
+MEASURES = {
+    "macs": ("macs", "MACs"),
+    "params": ("parameters", "parameters"),
+    "size": ("bytes", "bytes"),
+    "latency": ("latency", "latency"),
+}
+
+
+def kept(measure: str, cost: Cost, before: Cost) -> float:
+    """The share of one of ``MEASURES`` that ``cost`` keeps of ``before``; all, where there was none."""
+    field = MEASURES[measure][0]
+    whole = getattr(before, field)
+    return getattr(cost, field) / whole if whole else 1.0
 
 
 class Point(msgspec.Struct, frozen=True):

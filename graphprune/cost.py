@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from graphprune.coupling import calls, rule_of, zero_points
+from graphprune.coupling import calls, node_name, rule_of, zero_points
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.rules import Call, Dim, Operand, Rule
@@ -24,12 +25,14 @@ class Cost(msgspec.Struct, frozen=True):
         macs: multiply-accumulates of convolutions and matrix products at the analysis input shapes.
         bytes: size of all constants in memory.
         channels: units that groups still hold; 0 where not counted.
+        latency: milliseconds of one run as predicted from timed layers; 0 where none were timed.
     """
 
     parameters: int
     macs: int
     bytes: int
     channels: int = 0
+    latency: float = 0.0
 
 
 class Product(msgspec.Struct, frozen=True):
@@ -44,10 +47,27 @@ class Product(msgspec.Struct, frozen=True):
     channels: int | None
 
 
-class CostModel:
-    """Costs of one model as a function of how many units each group keeps; no cut is made to evaluate it."""
+class Times(Protocol):
+    """What predicts how long a model takes."""
 
-    def __init__(self, model: Model, groups: tuple[Group, ...] = ()) -> None:
+    def predict(self, macs: Mapping[str, int], channels: float) -> float:
+        """Milliseconds of one run.
+
+        Args:
+            macs: multiply-accumulates of every product, by the name of its node.
+            channels: the share of all units that are left.
+        """
+        ...
+
+
+class CostModel:
+    """Costs of one model as a function of how many units each group keeps; no cut is made to evaluate it.
+
+    With ``times`` of its layers they include the latency.
+    """
+
+    def __init__(self, model: Model, groups: tuple[Group, ...] = (), times: Times | None = None) -> None:
+        self._times = times
         self._constants = {
             name: (tuple(int(n) for n in c.shape), np.dtype(c.dtype).itemsize if c.dtype != object else 1)
             for name, c in model.constants.items()
@@ -60,6 +80,7 @@ class CostModel:
             rule = rule_of(node)
             if call is not None and rule is not None and rule.macs(call):
                 self._products.append((position, call, rule))
+        self._names = [node_name(model.graph.nodes[position]) for position, *_ in self._products]
         self._groups = groups
         self._per_unit = [{dim: group.per_unit(dim) for dim in group.labels} for group in groups]
 
@@ -72,9 +93,13 @@ class CostModel:
             count = prod(_shape(name, old, less))
             size += count * itemsize
             parameters += count if name in self._weights else 0
-        macs = sum(rule.macs(_shrunk(call, less)) for _, call, rule in self._products)
+        macs = [rule.macs(_shrunk(call, less)) for _, call, rule in self._products]
         channels = sum(g.size - removed.get(g.name, 0) for g in self._groups)
-        return Cost(parameters, macs, size, channels)
+        latency = 0.0
+        if self._times is not None:
+            units = sum(g.size for g in self._groups)
+            latency = self._times.predict(dict(zip(self._names, macs, strict=True)), channels / max(units, 1))
+        return Cost(parameters, sum(macs), size, channels, latency)
 
     def products(self, removed: Mapping[str, int] | None = None) -> dict[int, Product]:
         """The nodes that multiply, by position in the graph, once ``removed`` units of each group are gone."""

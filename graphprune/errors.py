@@ -6,6 +6,8 @@ prints both and ends with the exit code; a Python caller catches the class.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 def visible(text: str) -> str:
     """Text with everything escaped that a terminal would act on: names come from models that anyone may have made."""
@@ -46,9 +48,19 @@ class NothingToPruneError(GraphpruneError):
 
 
 class TargetNotReachedError(GraphpruneError):
-    """The amount asked for cannot be removed within the limits given."""
+    """The amount asked for cannot be removed within the limits given.
+
+    Args:
+        message: as for every error.
+        hint: the same.
+        nearest: the least share of each measure that could have been kept, by name, where that is known.
+    """
 
     exit_code = 5
+
+    def __init__(self, message: str, hint: str = "", nearest: Mapping[str, float] | None = None) -> None:
+        super().__init__(message, hint)
+        self.nearest = dict(nearest or {})
 
 
 class VerificationError(GraphpruneError):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from graphprune.budget import Point, Target, Tradeoff, weakest, widths
-from graphprune.cost import Cost, CostModel
+from graphprune.allocation import Budget
+from graphprune.budget import Target, weakest
 from graphprune.state import State
 
 ROUNDS = 6
-PRICES = 48  # how many other budgets are tried to show what they would have given
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Allocate(Target):
 
     def __call__(self, state: State) -> State:
         """Set ``drop`` and ``data["tradeoff"]``; raises ``TargetNotReachedError`` when the floors leave too much."""
-        budget = _Budget(state, self)
+        budget = Budget(state, self)
         if budget.use(budget.full) <= 1:
             return replace(state, drop={})
         least = {name: counts[0] for name, counts in budget.options.items()}
@@ -43,93 +39,3 @@ class Allocate(Target):
             savings = {name: (savings[name] + nearby[name]) / 2 for name in savings}
         data = {**state.data, "tradeoff": budget.tradeoff(best, savings)}
         return replace(state, drop=weakest(state.scores, best), data=data)
-
-
-class _Budget:
-    """The curves and legal widths of the groups, and what widths use of the budget."""
-
-    def __init__(self, state: State, amounts: Target) -> None:
-        groups = [g for g in state.groups if g.name in state.scores]
-        legal = widths(state.dependencies, groups, amounts.multiple, amounts.floor)
-        self._model = CostModel(state.model, state.dependencies.groups)
-        self._amounts = amounts
-        self.full = {g.name: g.size for g in groups}
-        self.options = {g.name: legal[g.name].counts for g in groups}
-        self._curves = {g.name: np.append(0.0, np.sort(state.scores[g.name])) for g in groups}
-        self._before = self.cost(self.full)
-
-    def cost(self, kept: Mapping[str, int]) -> Cost:
-        return self._model.at({name: self.full[name] - count for name, count in kept.items()})
-
-    def error(self, kept: Mapping[str, int]) -> float:
-        """Sum over the groups of the error at their widths."""
-        return float(sum(self._curves[name][self.full[name] - count] for name, count in kept.items()))
-
-    def use(self, kept: Mapping[str, int]) -> float:
-        """Share of the budget used: up to 1 is within it."""
-        return self._amounts.use(self.cost(kept), self._before)
-
-    def savings(self, kept: Mapping[str, int]) -> dict[str, float]:
-        """What one unit less of each group saves at these widths, in shares of the targets that are set."""
-        at = self.cost(kept)
-
-        def saved(name: str) -> float:
-            step = 1 if kept[name] > 1 else -1
-            less = self.cost({**kept, name: kept[name] - step})
-            macs = (at.macs - less.macs) / max(self._before.macs, 1) if self._amounts.macs < 1 else 0.0
-            params = (at.parameters - less.parameters) / max(self._before.parameters, 1)
-            return step * (macs + (params if self._amounts.params < 1 else 0.0))
-
-        return {name: saved(name) for name in kept}
-
-    def cheapest(self, savings: Mapping[str, float]) -> dict[str, int]:
-        """Widths of least error plus price, at the lowest price that keeps within the budget."""
-
-        low, high = 0.0, 1.0
-        while self.use(self.at_price(high, savings)) > 1 and high < 1e15:
-            low, high = high, high * 8
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self.use(self.at_price(middle, savings)) <= 1 else (middle, high)
-        return self.at_price(high, savings)
-
-    def at_price(self, price: float, savings: Mapping[str, float]) -> dict[str, int]:
-        """Widths of least error plus price, each group by itself."""
-        chosen = {}
-        for name, counts in self.options.items():
-            each = np.asarray(counts)
-            paid = self._curves[name][self.full[name] - each] + price * savings[name] * each
-            chosen[name] = int(each[len(each) - 1 - np.argmin(paid[::-1])])
-        return chosen
-
-    def tradeoff(self, chosen: Mapping[str, int], savings: Mapping[str, float]) -> Tradeoff:
-        """The widths at prices from nothing to the most, by what they cost and the error predicted for them."""
-        taken = self._point(chosen)
-        tried = [taken, *(self._point(self.at_price(price, savings)) for price in np.geomspace(1e-4, 1e4, PRICES))]
-        of = "parameters" if self._amounts.macs == 1 else "macs"
-        points: list[Point] = []
-        for point in sorted(tried, key=lambda p: (getattr(p, of), p.error)):
-            if not points or point.error < points[-1].error:
-                points.append(point)
-        return Tradeoff(of, taken, points)
-
-    def _point(self, kept: Mapping[str, int]) -> Point:
-        at, full = self.cost(kept), self._before
-        return Point(at.macs / max(full.macs, 1), at.parameters / max(full.parameters, 1), self.error(kept))
-
-    def filled(self, kept: Mapping[str, int]) -> dict[str, int]:
-        """The same widths, widened step by step where that helps most for its cost, as far as the budget allows."""
-        kept = dict(kept)
-        open_ = {name for name in kept if kept[name] < self.options[name][-1]}
-        while open_:
-            gains = []
-            at = self.use(kept)
-            for name in sorted(open_):
-                wider = {**kept, name: next(c for c in self.options[name] if c > kept[name])}
-                if (use := self.use(wider)) <= 1:
-                    gains.append(((self.error(kept) - self.error(wider)) / max(use - at, 1e-12), name, wider))
-            if not gains:
-                break
-            _, name, kept = max(gains, key=lambda g: (g[0], g[1]))
-            open_ = {n for n in kept if kept[n] < self.options[n][-1]}
-        return kept

@@ -19,7 +19,7 @@ class Choose(Target):
         """Set ``drop``; raises ``TargetNotReachedError`` when the floors and widths leave too much."""
         groups = [g for g in state.groups if g.name in state.scores]
         legal = widths(state.dependencies, groups, self.multiple, self.floor)
-        cost = CostModel(state.model, state.dependencies.groups)
+        cost = CostModel(state.model, state.dependencies.groups, self.times(state.data))
         before = cost.at()
         owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
         scores = np.concatenate([np.zeros(0), *(state.scores[g.name] for g in groups)])
@@ -34,7 +34,7 @@ class Choose(Target):
 
         if self.use(after(len(ranked)), before) > 1:
             raise self.unreachable(after(len(ranked)), before)
-        if self.macs == self.params == 1:
+        if not self.asked:
             return replace(state, drop={})
         # Groups that share an axis may have to be cut together, which can meet the target before any rank is reached.
         low, high = -1, len(ranked)

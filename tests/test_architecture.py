@@ -30,6 +30,7 @@ LAYERS = [
     ["runtime"],
     ["compiler", "pipeline", "fidelity"],
     ["calibration", "obs"],
+    ["allocation"],
     ["budget", "origins"],
     ["proof", "cost"],
     ["state"],
