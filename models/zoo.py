@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache"
 
-Run = Callable[[np.ndarray], np.ndarray]
+Inputs = np.ndarray | Mapping[str, np.ndarray]
+"""The only input of a model, or its inputs by name; the first axis is that of the items."""
+
+Run = Callable[[Any], np.ndarray]
+"""The first output of a model for some `Inputs`."""
 
 
 class MissingError(Exception):
@@ -59,7 +64,8 @@ class ZooModel:
         licence: licence of the weights.
         data: labelled items by name; the first is the default, none means random weights.
         tops: which top-k accuracies to report.
-        baseline: measured accuracy of the unpruned model on the default items, in per cent, for each of `tops`.
+        baseline: what `evaluate` measures of the unpruned model on the default items; shares in per cent.
+        measure: what to report of a model and its items, where that is not top-k accuracy.
     """
 
     name: str
@@ -68,11 +74,12 @@ class ZooModel:
     parameters: int
     source: str
     licence: str
-    data: Mapping[str, Callable[[], Items]] = field(default_factory=dict)
+    data: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     tops: tuple[int, ...] = (1,)
     baseline: tuple[float, ...] = ()
+    measure: Callable[[Run, Any], Sequence[Any]] | None = None
 
-    def items(self, name: str | None = None) -> Items:
+    def items(self, name: str | None = None) -> Any:
         """Labelled items `name`, by default the first kind."""
         if not self.data:
             raise MissingError(f"{self.name} has random weights, so there is no accuracy to measure")
@@ -81,24 +88,27 @@ class ZooModel:
             raise MissingError(f"{self.name} has no items '{name}', only {', '.join(self.data)}")
         return self.data[name]()
 
-    def evaluate(self, run: Run, items: Items) -> list[Score]:
-        """Accuracy on `items` of `run`, which maps inputs to class scores."""
+    def evaluate(self, run: Run, items: Any) -> Sequence[Any]:
+        """What `run`, which maps inputs to the model's first output, is worth on `items`; accuracies as `Score`s."""
+        if self.measure is not None:
+            return self.measure(run, items)
         ranking = np.argsort(-run(items.inputs), axis=1)
         right = np.take_along_axis(items.accepted, ranking, axis=1)
         return [Score(top, float(right[:, :top].any(axis=1).mean()), len(right)) for top in self.tops]
 
 
 def onnxruntime_run(path: Path, batch: int = 32) -> Run:
-    """Run an ONNX file with one input on the CPU; `batch` counts where the file leaves the batch open."""
+    """Run an ONNX file on the CPU; `batch` counts for models of one input that leave the batch open."""
     import onnxruntime
 
     if not path.exists():
         hint = f": `python -m models build {path.stem}` makes it" if path.parent == CACHE else ""
         raise MissingError(f"{path} does not exist{hint}")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    source = session.get_inputs()[0]
+    source, target = session.get_inputs()[0], [session.get_outputs()[0].name]
     size = source.shape[0] if isinstance(source.shape[0], int) and source.shape[0] > 0 else batch
-    return in_batches(lambda inputs: session.run(None, {source.name: inputs})[0], size)
+    alone = in_batches(lambda inputs: session.run(target, {source.name: inputs})[0], size)
+    return lambda inputs: session.run(target, dict(inputs))[0] if isinstance(inputs, Mapping) else alone(inputs)
 
 
 def compiled_run(folder: Path) -> Run:

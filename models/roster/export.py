@@ -60,7 +60,15 @@ def enliven(network: torch.nn.Module, inputs: Sequence[torch.Tensor], seed: int 
     network.eval()
 
 
-def export(path: Path, network: torch.nn.Module, inputs: Sequence[Any], *, open_sizes: Open, dynamo: bool) -> None:
+def export(
+    path: Path,
+    network: torch.nn.Module,
+    inputs: Sequence[Any],
+    *,
+    open_sizes: Open,
+    dynamo: bool,
+    outputs: Sequence[str] | None = None,
+) -> None:
     """Write `network` to `path`.
 
     Args:
@@ -69,11 +77,12 @@ def export(path: Path, network: torch.nn.Module, inputs: Sequence[Any], *, open_
         inputs: tensors to trace with, in the order of `forward`.
         open_sizes: for every input by name, in order, the axes whose size stays symbolic.
         dynamo: whether the newer exporter does it.
+        outputs: names to give the outputs.
     """
     import torch
 
     names = list(open_sizes)
-    options: dict[str, Any] = {"input_names": names, "dynamo": dynamo}
+    options: dict[str, Any] = {"input_names": names, "output_names": outputs, "dynamo": dynamo}
     if dynamo:
         auto = torch.export.Dim.DYNAMIC
         options["dynamic_shapes"] = (tuple(dict.fromkeys(axes, auto) for axes in open_sizes.values()),)

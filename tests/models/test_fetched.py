@@ -21,7 +21,15 @@ def built(name: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["efficientnet_lite0", "efficientnet_lite0_traced", "efficientnet_lite0_default", "ppocr_cls"]
+    "name",
+    [
+        "efficientnet_lite0",
+        "efficientnet_lite0_traced",
+        "efficientnet_lite0_default",
+        "ppocr_cls",
+        "minilm",
+        "minilm_traced",
+    ],
 )
 def test_accuracy_is_the_documented_one(name):
     model = find(name)
