@@ -67,6 +67,7 @@ ZOO = tuple(
         ("fashion_resnet20", 273_658, 94.20),
         ("fashion_mobilenet", 73_142, 92.10),
         ("fashion_densenet", 78_118, 92.20),
+        ("fashion_vit", 304_906, 91.45),
     ]
 )
 

@@ -8,7 +8,7 @@ import pytest
 from models import find
 from models.zoo import MissingError, onnxruntime_run
 
-NAMES = ["fashion_resnet20", "fashion_mobilenet", "fashion_densenet"]
+NAMES = ["fashion_resnet20", "fashion_mobilenet", "fashion_densenet", "fashion_vit"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,11 +40,18 @@ def test_densenet_concatenates():
     assert operators.count("Concat") == 12
 
 
+def test_the_vision_transformer_has_attention_and_no_batchnorm():
+    operators = Counter(node.op_type for node in onnx.load(find("fashion_vit").path).graph.node)
+    assert operators["Softmax"] == 6
+    assert operators["LayerNormalization"] == 13
+    assert "BatchNormalization" not in operators
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_committed_model_is_valid_and_small(name):
     path = find(name).path
     onnx.checker.check_model(path, full_check=True)
-    assert path.stat().st_size < 1.2e6
+    assert path.stat().st_size < 1.4e6
 
 
 @pytest.mark.slow
