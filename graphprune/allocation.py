@@ -34,7 +34,11 @@ class Budget:
 
     def error(self, kept: Mapping[str, int]) -> float:
         """Sum over the groups of the error at their widths."""
-        return float(sum(self._curves[name][self.full[name] - count] for name, count in kept.items()))
+        return float(sum(self.curve(name, count) for name, count in kept.items()))
+
+    def curve(self, name: str, count: int) -> float:
+        """The error of one group that keeps ``count`` units."""
+        return float(self._curves[name][self.full[name] - count])
 
     def use(self, kept: Mapping[str, int]) -> float:
         """Share of the budget used: up to 1 is within it."""

@@ -44,11 +44,16 @@ PRESETS = {
     "magnitude": f"{BEFORE}, magnitude(power=2), {{choice}}, cut, {AFTER}",
     "l1": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",
     "slimming": f"{BEFORE}, batchnorm_scale, {{choice}}, cut, {AFTER}",
+    "dfpc": f"{BEFORE}, fold_batchnorm, dfpc, {{choice}}, cut, {AFTER}",
+    "lbyl": f"{BEFORE}, magnitude(power=2), {{choice}}, lbyl, cut, {AFTER}",
+    "obspa": f"{CALIBRATED}, obspa, {{choice}}, cut, obspa_update, {AFTER}",
+    "pq_index": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",
+    "layer_adaptive": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",
     "random": f"{BEFORE}, random_score(seed={{seed}}), {{choice}}, cut, {AFTER}",
     "clean": f"{BEFORE}, {AFTER}",
 }
 # The pass that meets a target, where it is not ``choose``.
-CHOICES = {"obs": "allocate"}
+CHOICES = {"obs": "allocate", "layer_adaptive": "layer_adaptive", "pq_index": "pq_index"}
 
 
 @dataclass(frozen=True)
