@@ -207,7 +207,8 @@ class PruneOptions(CutOptions, total=False):
         Option(None, "Fail, and write nothing, beyond this error of the outputs, e.g. 20%.", "SHARE", read=share),
     ]
     preset: Annotated[
-        str, Option("obs", "How units are scored and refitted, by method; docs/command-line.md.", "NAME", choices=_presets)
+        str,
+        Option("obs", "How units are scored and refitted: a name in docs/command-line.md.", "NAME", choices=_presets),
     ]
     passes: Annotated[
         str | None, Option(None, 'A whole pipeline, e.g. "magnitude, uniform(ratio=0.3), cut, clean".', "TEXT")
