@@ -17,7 +17,7 @@ from graphprune.errors import UsageError
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.origins import traced, weights
-from graphprune.pipeline import Record
+from graphprune.pipeline import AFTER, BEFORE, Record
 from graphprune.rules import Dim
 from graphprune.shapes import symbolic_axes
 
@@ -85,6 +85,11 @@ def from_records(model: Model, records: Iterable[Record], inexact: bool = False)
             (after if removals else before).append(record.text)
     sizes = {name: model.input_shapes[name] for name, info in model.inputs.items() if symbolic_axes(info)}
     return Plan(VERSION, model.name, sizes, before, removals, after, inexact)
+
+
+def plain(plan: Plan) -> Plan:
+    """The same removals with no weight refitted: what ``graphprune.torch.apply`` makes of a module, as a file."""
+    return msgspec.structs.replace(plan, before=BEFORE.split(", "), after=AFTER.split(", "))
 
 
 def removals_of(original: Model, drop: Drop, groups: Sequence[Group]) -> list[Removal]:

@@ -17,6 +17,7 @@ TOKENS = (28 // PATCH) ** 2
 WIDTH = 64
 DEPTH = 6
 HEADS = 4
+RECIPE = Recipe(rate=2e-3, decay=0.05, adam=True)
 
 
 class Attention(nn.Module):
@@ -74,4 +75,4 @@ def vit() -> nn.Module:
 
 
 if __name__ == "__main__":
-    main(vit, HERE / "fashion_vit.onnx", epochs=40, recipe=Recipe(rate=2e-3, decay=0.05, adam=True))
+    main(vit, HERE / "fashion_vit.onnx", epochs=40, recipe=RECIPE)
