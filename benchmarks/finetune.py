@@ -115,7 +115,9 @@ def table(
             small = graphprune.prune(untrained, target_macs=target, round_to=round_to)
             graphprune.torch.apply(fresh, small.plan, original=untrained)
         row(f"before training: epochs {network.epochs}", small, train(fresh, network.epochs, network.recipe, device))
-    console.print(output, f"module and plainly pruned file differ by {apart:.1e} of the largest output, over 500 images\n")
+    console.print(
+        output, f"module and plainly pruned file differ by {apart:.1e} of the largest output, over 500 images\n"
+    )
 
 
 def load_weights(module: nn.Module, path: Path) -> nn.Module:

@@ -35,8 +35,12 @@ from onnx import ModelProto
 
 import graphprune
 import graphprune.__main__
-from graphprune import api, cli, tables  # noqa: F401  (imported once, for all forks)
+from graphprune import api  # noqa: F401  (imported once, for all forks)
 from graphprune import plan as plans
+from graphprune.cli import (
+    tables,  # noqa: F401  (imported once, for all forks)
+    verbs,  # noqa: F401  (imported once, for all forks)
+)
 from graphprune.pipeline import PRESETS, available
 
 MODELS = Path(__file__).parents[1] / "models"

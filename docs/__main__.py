@@ -17,9 +17,7 @@ MODULES = [
     "graphprune.fidelity",
     "graphprune.groups",
     "graphprune.latency",
-    "graphprune.merge",
     "graphprune.model",
-    "graphprune.pareto",
     "graphprune.passes",
     "graphprune.pipeline",
     "graphprune.plan",
@@ -31,6 +29,8 @@ MODULES = [
     "graphprune.state",
     "graphprune.sweep",
 ]
+# What packages among these hold for graphprune itself.
+INNER = ["graphprune.model.", "graphprune.plan.origins", "graphprune.report.(picture|plot)"]
 
 
 def build(folder: Path) -> Path:
@@ -52,7 +52,7 @@ def build(folder: Path) -> Path:
     pdoc.render.configure(docformat="google", show_source=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        pdoc.pdoc(*MODULES, output_directory=folder)
+        pdoc.pdoc(*MODULES, *(f"!{name}" for name in INNER), output_directory=folder)
     return folder / "graphprune.html"
 
 

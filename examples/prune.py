@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 import graphprune
-from graphprune import html
+from graphprune.report import html
 
 source = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "models" / "fashion_resnet20.onnx"
 

@@ -27,7 +27,7 @@ _JOURNAL = "journal"
 def main() -> None:
     """Run the command line; does not return."""
     if not hasattr(os, "fork"):
-        from graphprune.cli import main as run
+        from graphprune.cli.verbs import main as run
 
         run()
         return
@@ -63,11 +63,12 @@ def _work(scratch: Path) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
     code = 1
     try:
-        from graphprune import cli, limits, output
+        from graphprune import output
+        from graphprune.cli import limits, verbs
 
         limits.supervised = True
         output.journal = scratch / _JOURNAL
-        cli.main()
+        verbs.main()
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 from onnx import ModelProto
 
-from graphprune import html
 from graphprune import plan as plans
 from graphprune.calibration.activations import read_inputs
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
@@ -23,15 +22,15 @@ from graphprune.fidelity import measure
 from graphprune.groups import Dependencies
 from graphprune.latency import Timing, interleave
 from graphprune.model import Model, load, save
+from graphprune.model.shapes import symbolic_axes
 from graphprune.options import InspectOptions, ModelOptions, PruneOptions, RunOptions, takes
-from graphprune.origins import traced
 from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, CHOICES, PRESETS, Record, Step, parse, run
 from graphprune.plan import Plan
+from graphprune.plan.origins import traced
 from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Inputs, Runner, judge, rtol, seeded_inputs
-from graphprune.report import KernelReport, Report, TargetReport, to_json
+from graphprune.report import KernelReport, Report, TargetReport, html, to_json
 from graphprune.report import build as build_report
-from graphprune.shapes import symbolic_axes
 from graphprune.state import State
 
 if TYPE_CHECKING:

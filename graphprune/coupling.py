@@ -17,8 +17,8 @@ from networkx.utils import UnionFind
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.model import Model
+from graphprune.model.surgeon import is_standard
 from graphprune.rules import Call, Choice, Dim, Operand, Pin, Rule, Tie, known, never
-from graphprune.surgeon import is_standard
 
 # Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
 _CUTTABLE_KINDS = "fiub"

@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 from graphprune.coupling import calls, rule_of, zero_points
 from graphprune.groups import Group
 from graphprune.model import Model
+from graphprune.model.weights import change
 from graphprune.rules import Dim, Operand, Rule
-from graphprune.weights import change
 
 Drop = Mapping[str, np.ndarray]
 """Group name → the units to remove, int64 [removed]."""

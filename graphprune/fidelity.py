@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from graphprune.calibration.activations import has_images, synthetic
+from graphprune.calibration.noise import KINDS
 from graphprune.errors import UsageError
 from graphprune.model import Model
-from graphprune.noise import KINDS
 from graphprune.progress import track
 from graphprune.proof import Arrays, Runner
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from graphprune.coupling import clusters, couple, settle, zero_points
 from graphprune.model import Model
+from graphprune.model.weights import blocks
 from graphprune.rules import Dim, Rule, Tie
-from graphprune.weights import blocks
 
 
 @dataclass(frozen=True, slots=True)

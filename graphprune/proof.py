@@ -15,13 +15,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
-from graphprune import streaming
 from graphprune.cut import Gone
 from graphprune.errors import GraphpruneError, InvalidModelError
-from graphprune.model import Model
-from graphprune.session import session
-from graphprune.shapes import symbolic_axes
-from graphprune.weights import DataFile, change
+from graphprune.model import Model, streaming
+from graphprune.model.session import session
+from graphprune.model.shapes import symbolic_axes
+from graphprune.model.weights import DataFile, change
 
 Arrays = Mapping[str, np.ndarray]
 """By name of an input or output."""

@@ -29,9 +29,9 @@ from graphprune import api
 from graphprune.errors import GraphpruneError, OutputError, TargetNotReachedError, UsageError, VerificationError
 from graphprune.options import CutOptions, takes
 from graphprune.output import MARK, claim_folder, new_files, new_folder
-from graphprune.pareto import Point, Table, choose, comma_separated, drawing, front, markdown
 from graphprune.progress import track
 from graphprune.report import Report, to_json, versions
+from graphprune.report.pareto import Point, Table, choose, comma_separated, drawing, front, markdown
 
 POINTS, SHARED, FAILURE, SCORE = "points", "sweep.json", "failure.json", "score.json"
 AMOUNTS = {"ratio": "ratio", "target_macs": "macs", "target_params": "params"}

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphprune import transfer
 from graphprune.errors import OutputError, UsageError
 from graphprune.model import Model, load
 from graphprune.output import claim_file, new_files
-from graphprune.plan import Plan, read
+from graphprune.plan import Plan, read, transfer
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.model import Model
+from graphprune.model.surgeon import is_standard, opaque, redirect
 from graphprune.state import State
-from graphprune.surgeon import is_standard, opaque, redirect
 
 
 @dataclass(frozen=True)

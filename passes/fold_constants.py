@@ -8,10 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.model import Model
-from graphprune.session import session
+from graphprune.model.session import session
+from graphprune.model.surgeon import is_standard, opaque, redirect
+from graphprune.model.weights import is_streamed
 from graphprune.state import State
-from graphprune.surgeon import is_standard, opaque, redirect
-from graphprune.weights import is_streamed
 
 _RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]

@@ -13,9 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from graphprune.model import SHAPE_VALUES, Model
-from graphprune.shapes import SymbolicShape
+from graphprune.model.shapes import SymbolicShape
+from graphprune.model.surgeon import is_standard
 from graphprune.state import State
-from graphprune.surgeon import is_standard
 
 # Elementwise: an element is known where the elements it is made of are.
 _ELEMENTWISE = frozenset(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphprune.model.surgeon import is_standard, opaque
 from graphprune.state import State
-from graphprune.surgeon import is_standard, opaque
 
 # Inputs of an operator that are zero unless given: hidden state, and an LSTM's cell state.
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}

@@ -7,10 +7,10 @@ import pytest
 
 from graphprune.calibration import calibrate
 from graphprune.calibration.activations import batched, read_inputs, run, synthetic
+from graphprune.calibration.noise import KINDS
 from graphprune.calibration.statistics import imposed, observed, shrunk
 from graphprune.errors import UsageError
 from graphprune.model import load
-from graphprune.noise import KINDS
 from tests.law import net
 
 DEEP = net("t = Conv(x, a)\nu = Relu(t)\nv = Conv(u, b)\ny = Relu(v)", a=(6, 3, 3, 3), b=(5, 6, 1, 1))

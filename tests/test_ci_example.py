@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from graphprune import cli
+from graphprune.cli import verbs
 from graphprune.errors import TargetNotReachedError
 
 ROOT = Path(__file__).parents[1]
@@ -28,12 +28,12 @@ def project(monkeypatch, tmp_path) -> Path:
 def test_every_step_ends_well(project):
     assert [step.split()[0] for step in STEPS] == ["doctor", "compile", "verify", "bench"]
     for step in STEPS:
-        result = CliRunner().invoke(cli.app, shlex.split(step))
+        result = CliRunner().invoke(verbs.app, shlex.split(step))
         assert result.exit_code == 0, result.exception
 
 
 def test_an_error_beyond_the_limit_fails_the_job_and_leaves_nothing(project):
     step = next(s for s in STEPS if s.startswith("compile")).replace("80%", "1%")
-    result = CliRunner().invoke(cli.app, shlex.split(step))
+    result = CliRunner().invoke(verbs.app, shlex.split(step))
     assert isinstance(result.exception, TargetNotReachedError)
     assert not Path("build").exists()

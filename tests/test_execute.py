@@ -13,9 +13,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import graphprune
-from graphprune import api, cli, execute, html, tables
+from graphprune import api, execute
+from graphprune.cli import tables, verbs
 from graphprune.compiler import compile_model, targets
 from graphprune.errors import CompileError, UsageError
+from graphprune.report import html
 from tests.compiler.oracle import model, need, need_target
 
 ELSEWHERE = {"wasm32": "node", "aarch64": "qemu-aarch64-static"}
@@ -104,9 +106,9 @@ def test_the_list_of_targets_names_what_is_missing(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_command_lists_targets() -> None:
-    done = CliRunner().invoke(cli.app, ["targets", "--json"])
+    done = CliRunner().invoke(verbs.app, ["targets", "--json"])
     assert done.exit_code == 0
     found = {t["name"]: t for t in json.loads(done.stdout)}
     assert list(found) == list(targets.TARGETS)
     assert found["wasm32"]["runner"] == "node"
-    assert CliRunner().invoke(cli.app, ["targets"]).exit_code == 0
+    assert CliRunner().invoke(verbs.app, ["targets"]).exit_code == 0

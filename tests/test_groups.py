@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune import weights
 from graphprune.coupling import calls, couple, node_name, operator, rule_of
 from graphprune.groups import analyse
-from graphprune.model import load
+from graphprune.model import load, weights
 from graphprune.rules import RULES, Dim, Tie
 from tests.law import brief, net
 

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from graphprune import api, rules, session
+from graphprune import api, rules
 from graphprune.errors import InvalidModelError, NothingToPruneError, UsageError
-from graphprune.model import load
+from graphprune.model import load, session
 from graphprune.plugins import installed
 from graphprune.proof import Runner
 from tests.law import net

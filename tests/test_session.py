@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from graphprune import cli
+from graphprune.cli import verbs
 
 ROOT = Path(__file__).parents[1]
 SESSION = (ROOT / "examples" / "session.txt").read_text("utf-8")
@@ -39,7 +39,7 @@ def test_the_session_is_true(monkeypatch, tmp_path):
     for command, printed in steps():
         program, *arguments = shlex.split(command)
         if program == "graphprune":
-            result = CliRunner().invoke(cli.app, arguments)
+            result = CliRunner().invoke(verbs.app, arguments)
             assert result.exit_code == 0, result.exception
             assert shape(result.stdout) == shape(printed)
             ran += 1

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from graphprune import cli
 from graphprune import sweep as sweeps
+from graphprune.cli import verbs
 from graphprune.errors import GraphpruneError, OutputError, TargetNotReachedError, UsageError
-from graphprune.pareto import Table
+from graphprune.report.pareto import Table
 
 RESNET = Path(__file__).parents[1] / "models" / "fashion_resnet20.onnx"
 # Two convolutions whose channels differ, so that pruning costs something.
@@ -129,7 +129,7 @@ def test_what_makes_no_sense(model, given, says):
 
 def test_the_command_line_writes_tables_and_a_plot(model, tmp_path):
     arguments = ["--ratio", "25%,50%", "--preset", "magnitude,l1", "--round-to", "1", "--timing-seconds", "0.01"]
-    result = CliRunner().invoke(cli.app, ["sweep", str(model), *arguments, "--max-error", "100%", "--jobs", "2"])
+    result = CliRunner().invoke(verbs.app, ["sweep", str(model), *arguments, "--max-error", "100%", "--jobs", "2"])
     assert result.exit_code == 0, result.exception
     folder = tmp_path / "m.sweep"
     found = json.loads((folder / "pareto.json").read_bytes())

@@ -26,11 +26,11 @@ from graphprune.calibration.activations import (
 )
 from graphprune.calibration.importance import importance
 from graphprune.calibration.matching import matched
+from graphprune.calibration.noise import KINDS
 from graphprune.calibration.statistics import Statistics, imposed, in_graph, observed, shrunk
 from graphprune.cost import CostModel
 from graphprune.coupling import calls, rule_of
 from graphprune.model import Model
-from graphprune.noise import KINDS
 from graphprune.progress import track
 from graphprune.proof import seeded_inputs
 from graphprune.rules import Layer

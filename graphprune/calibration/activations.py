@@ -10,9 +10,9 @@ from math import prod
 import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
+from graphprune.calibration.noise import KINDS
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model import Model
-from graphprune.noise import KINDS
 from graphprune.progress import track
 from graphprune.proof import Runner, seeded_inputs
 

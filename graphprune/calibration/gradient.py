@@ -18,9 +18,9 @@ from onnx import ModelProto, ValueInfoProto
 
 from graphprune.coupling import calls
 from graphprune.model import Model
+from graphprune.model.surgeon import is_standard
 from graphprune.rules import Call
 from graphprune.rules.convolution import padding
-from graphprune.surgeon import is_standard
 
 
 class Tape:

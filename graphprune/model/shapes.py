@@ -1,0 +1,156 @@
+"""Sizes of tensors: which are open in the interface, what they are bound to, and what follows for every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import ModelProto, ValueInfoProto
+
+from graphprune.errors import InvalidModelError, UsageError
+from graphprune.model.session import session
+
+Shape = tuple[int | None, ...]
+SymbolicShape = tuple[int | str | None, ...]
+
+# What strict inference says behind an operator it knows no shapes for, such as GroupNormalization: no misfit.
+_UNTYPED = "expected to have type but instead is null"
+
+
+def symbolic_axes(info: ValueInfoProto) -> set[int]:
+    """The axes of an interface tensor whose size the file leaves open."""
+    return {k for k, dim in enumerate(info.type.tensor_type.shape.dim) if not _is_fixed(dim)}
+
+
+def _is_fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """Some exporters write -1 or 0 for a size they leave open."""
+    return bool(dim.HasField("dim_value") and dim.dim_value > 0)
+
+
+def symbol(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """The name of an open size, equal names being equal sizes; some exporters write "?", which names nothing."""
+    return dim.dim_param if dim.dim_param.strip("?") else ""
+
+
+def bind(
+    inputs: list[ValueInfoProto], shapes: dict[str, tuple[int, ...]], params: dict[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """The concrete shape of every input: as given by input or by symbol, else 1, 224 or 64 (see ``model.load``).
+
+    Raises:
+        UsageError: what is given does not fit the inputs.
+    """
+    bound = {}
+    names = {info.name for info in inputs}
+    if stray := sorted(set(shapes) - names):
+        raise UsageError(f"no input is called '{stray[0]}'", f"the inputs are {', '.join(sorted(names))}")
+    known = {symbol(d) for info in inputs for d in info.type.tensor_type.shape.dim} - {""}
+    if stray := sorted(set(params) - known):
+        raise UsageError(
+            f"no symbolic dimension is called '{stray[0]}'", f"the model has {', '.join(sorted(known)) or 'none'}"
+        )
+    sizes_given = [(f"size of input '{n}'", k) for n, shape in shapes.items() for k in shape]
+    for what, size in [*sizes_given, *((f"symbolic dimension '{n}'", k) for n, k in params.items())]:
+        if size < 1:
+            raise UsageError(f"{what} must be above 0, not {size}", "give the size of a real input")
+    for info in inputs:
+        dims = info.type.tensor_type.shape.dim
+        given = shapes.get(info.name)
+        if given is not None and len(given) != len(dims) and info.type.tensor_type.HasField("shape"):
+            raise UsageError(f"input '{info.name}' has rank {len(dims)}, but {len(given)} sizes were given", "")
+        if given is not None and not info.type.tensor_type.HasField("shape"):
+            bound[info.name] = tuple(given)
+            continue
+        sizes = []
+        for axis, dim in enumerate(dims):
+            if _is_fixed(dim):
+                size = dim.dim_value
+                if given is not None and given[axis] != size:
+                    raise UsageError(f"axis {axis} of input '{info.name}' is fixed to {size}, not {given[axis]}", "")
+            elif given is not None:
+                size = given[axis]
+                if name := symbol(dim):  # one name, one size: the other inputs follow
+                    params.setdefault(name, size)
+            else:
+                guess = 1 if axis == 0 else 224 if len(dims) == 4 and axis >= 2 else 64
+                size = params.setdefault(name, guess) if (name := symbol(dim)) else guess
+            sizes.append(int(size))
+        bound[info.name] = tuple(sizes)
+    return bound
+
+
+def infer(
+    proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ...]] | None
+) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
+    """Shapes and element types of all tensors that are no initializers, by onnx's inference with data propagation.
+
+    Args:
+        proto: taken over; weights that no shape depends on may be left out.
+        name: of the model, for messages.
+        input_shapes: concrete sizes for the inputs; without them, sizes stay symbolic, equal names being equal sizes.
+
+    Raises:
+        InvalidModelError: the sizes do not fit together.
+    """
+    del proto.graph.value_info[:]
+    if input_shapes is None:
+        for info in [*proto.graph.input, *proto.graph.output]:
+            for dim in info.type.tensor_type.shape.dim:
+                if not _is_fixed(dim) and not symbol(dim):
+                    dim.Clear()
+    else:
+        for info in proto.graph.input:
+            if info.type.HasField("tensor_type") and info.name in input_shapes:
+                info.type.tensor_type.shape.CopyFrom(
+                    onnx.helper.make_tensor_value_info("", 1, input_shapes[info.name]).type.tensor_type.shape
+                )
+        for info in proto.graph.output:  # what is declared for other sizes must not contradict these
+            for dim in info.type.tensor_type.shape.dim:
+                dim.Clear()
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=input_shapes is not None, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        text = " ".join(str(error).split())
+        if not all(_UNTYPED in complaint for complaint in text.split("(op_type:")[1:]):
+            raise InvalidModelError(
+                f"{name}: shapes do not fit: {text[:300]}",
+                "give real input sizes with --input-shape NAME:1,3,224,224",
+            ) from error
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    shapes: dict[str, SymbolicShape] = {}
+    types: dict[str, int] = {}
+    for info in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
+        if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
+            dims = info.type.tensor_type.shape.dim
+            shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
+        types[info.name] = info.type.tensor_type.elem_type
+    return shapes, types
+
+
+def measure(proto: ModelProto, input_shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> dict[str, Shape]:
+    """Shapes of tensors that inference cannot tell, seen by running the model once on zeros in onnxruntime.
+
+    A size of 0 depends on the data and counts as unknown. What cannot be run has no shapes.
+
+    Args:
+        proto: with its weights; taken over.
+        input_shapes: concrete sizes of all inputs.
+        names: of the tensors asked for.
+    """
+    types = {info.name: info.type.tensor_type.elem_type for info in proto.graph.input}
+    declared = {info.name for info in proto.graph.output}
+    proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in declared)
+    try:
+        zeros = {
+            name: np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(types[name]))
+            for name, shape in input_shapes.items()
+        }
+        found = session(proto.SerializeToString()).run(list(names), zeros)
+    except Exception:  # a custom operator, a model too large for a protobuf: its shapes stay unknown, and pinned
+        return {}
+    return {
+        name: tuple(size or None for size in value.shape)
+        for name, value in zip(names, found, strict=True)
+        if isinstance(value, np.ndarray)
+    }

@@ -1,0 +1,721 @@
+"""Reading and writing models: nothing of a file is lost, and bad files end in one clear line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper, parser
+
+from graphprune.errors import GraphpruneError, InvalidModelError, OutputError, UsageError
+from graphprune.groups import analyse
+from graphprune.model import load, save
+from graphprune.model.shapes import symbolic_axes
+from graphprune.model.surgeon import opaque
+from graphprune.proof import Runner, compare, seeded_inputs
+from graphprune.state import State
+from tests.law import assert_law, net
+
+SMALL = "t = Conv(x, a, c)\nu = Relu(t)\ny = Conv(u, b)"
+WEIGHTS = {"a": (6, 3, 3, 3), "c": (6,), "b": (4, 6, 1, 1)}
+
+
+@pytest.fixture
+def small() -> ModelProto:
+    return net(SMALL, **WEIGHTS)
+
+
+def written(proto: ModelProto, path: Path) -> Path:
+    onnx.save(proto, path)
+    return path
+
+
+def written_outside(proto: ModelProto, path: Path, data: str = "w.bin") -> Path:
+    copy = ModelProto()  # onnx takes the weights out of the model it saves
+    copy.CopyFrom(proto)
+    onnx.save_model(copy, str(path), save_as_external_data=True, location=data, size_threshold=0)
+    return path
+
+
+def text(source: str, **weights: np.ndarray) -> ModelProto:
+    proto = parser.parse_model(source)
+    proto.graph.initializer.extend(numpy_helper.from_array(w, name) for name, w in weights.items())
+    return proto
+
+
+def round_trip(proto: ModelProto, folder: Path) -> ModelProto:
+    save(load(proto), folder / "out.onnx")
+    return onnx.load(folder / "out.onnx")
+
+
+def runs_equal(a: ModelProto, b: ModelProto, **shapes: tuple[int, ...]) -> None:
+    model = load(a, input_shapes=shapes or None)
+    inputs = seeded_inputs(model)
+    first, second = (ort.InferenceSession(m.SerializeToString()).run(None, inputs) for m in (a, b))
+    assert all(np.array_equal(x, y) for x, y in zip(first, second, strict=True))
+    assert any(np.any(x) for x in first)
+
+
+# ----------------------------------------------------------------------------------------------------- round trips
+
+
+def test_an_unchanged_model_is_written_as_it_was(small: ModelProto, tmp_path: Path) -> None:
+    small.graph.node[0].name = "first"
+    small.graph.node[0].doc_string = "what a convolution is"
+    small.graph.node[1].metadata_props.add(key="traced", value="from here")
+    small.doc_string, small.graph.doc_string = "a model", "a graph"
+    small.producer_name, small.producer_version, small.domain, small.model_version = "me", "1.2", "org.me", 7
+    small.metadata_props.add(key="author", value="me")
+    small.graph.metadata_props.add(key="graph", value="yes")
+    small.opset_import.add(domain="com.example", version=3)
+    again = round_trip(small, tmp_path)
+    assert again == small
+
+
+def test_saving_is_deterministic(small: ModelProto, tmp_path: Path) -> None:
+    save(load(small), tmp_path / "a.onnx")
+    save(load(small), tmp_path / "b.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
+
+
+def test_metadata_is_added_and_replaced(small: ModelProto, tmp_path: Path) -> None:
+    small.metadata_props.add(key="kept", value="1")
+    small.metadata_props.add(key="graphprune", value="old")
+    save(load(small), tmp_path / "out.onnx", metadata={"graphprune": "new", "more": "2"})
+    props = {p.key: p.value for p in onnx.load(tmp_path / "out.onnx").metadata_props}
+    assert props == {"kept": "1", "graphprune": "new", "more": "2"}
+
+
+def test_the_source_is_not_changed(small: ModelProto) -> None:
+    before = small.SerializeToString()
+    model = load(small)
+    analyse(model)
+    model.proto()
+    assert small.SerializeToString() == before
+
+
+def test_symbolic_and_open_dimensions(tmp_path: Path) -> None:
+    proto = net(SMALL, inputs="float[N,3,H,8] x", **WEIGHTS)
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    dims[3].Clear()
+    assert round_trip(proto, tmp_path).graph.input == proto.graph.input
+    assert symbolic_axes(load(proto).inputs["x"]) == {0, 2, 3}
+    assert load(proto).input_shapes == {"x": (1, 3, 224, 224)}
+    assert load(proto, dim_params={"N": 2, "H": 16}).input_shapes == {"x": (2, 3, 16, 224)}
+    assert load(proto, input_shapes={"x": (5, 3, 9, 11)}).input_shapes == {"x": (5, 3, 9, 11)}
+
+
+@pytest.mark.parametrize("size", [-1, 0])
+def test_sizes_written_as_minus_one_or_zero_are_open(size: int) -> None:
+    proto = net(SMALL, **WEIGHTS)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = size
+    model = load(proto)
+    assert symbolic_axes(model.inputs["x"]) == {0}
+    assert model.input_shapes == {"x": (1, 3, 8, 8)}
+    assert model.shapes["y"] == (1, 4, 6, 6)
+    assert model.symbolic_shapes["y"][1:] == (4, 6, 6)
+    assert not isinstance(model.symbolic_shapes["y"][0], int)
+    assert_law(model)
+
+
+def test_question_marks_name_nothing() -> None:
+    """Two sizes called "?" need not be equal."""
+    proto = net(SMALL, inputs="float[N,3,H,W] x", **WEIGHTS)
+    for axis in (0, 2, 3):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "?"
+    model = load(proto)
+    assert model.input_shapes == {"x": (1, 3, 224, 224)}
+    assert load(proto, input_shapes={"x": (2, 3, 9, 8)}).shapes["t"] == (2, 6, 7, 6)
+    assert model.symbolic_shapes["x"] == (None, 3, None, None)
+    with pytest.raises(UsageError, match="no symbolic dimension"):
+        load(proto, dim_params={"?": 3})
+
+
+def test_one_symbol_is_one_size() -> None:
+    proto = net("y = Add(x, z)", inputs="float[N,S] x, float[N,S] z")
+    assert load(proto, input_shapes={"x": (3, 7)}).input_shapes == {"x": (3, 7), "z": (3, 7)}
+
+
+def test_what_varies_with_an_open_dimension() -> None:
+    proto = net("t = Conv(x, a)\nf = Flatten<axis=0>(t)\ny = Relu(f)", inputs="float[N,3,8,8] x", a=(6, 3, 1, 1))
+    model = load(proto)
+    assert {("x", 0), ("t", 0), ("f", 1)} <= model.varying
+    assert ("t", 1) not in model.varying
+
+
+def test_several_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
+    inputs = "float[1,3,8,8] x, float[1,3,8,8] w, float[1,3,8,8] k"
+    proto = net("y = Add(k, x)\nz = Mul(w, y)\nq = Relu(z)", inputs=inputs, outputs="q y z")
+    again = round_trip(proto, tmp_path)
+    assert [i.name for i in again.graph.input] == ["x", "w", "k"]
+    assert [o.name for o in again.graph.output] == ["q", "y", "z"]
+    runs_equal(proto, again)
+
+
+def test_inferred_shapes_follow_the_model(tmp_path: Path) -> None:
+    proto = onnx.shape_inference.infer_shapes(net(SMALL, **WEIGHTS))
+    state = State(load(proto))
+    assert {v.name for v in round_trip(proto, tmp_path).graph.value_info} == {"t", "u"}
+    from graphprune.cut import cut, gone
+
+    group = state.groups[0]
+    save(cut(state.model, gone(state.groups, {group.name: np.array([0, 2])})), tmp_path / "cut.onnx")
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in onnx.load(tmp_path / "cut.onnx").graph.value_info
+    }
+    assert shapes == {"t": [1, 4, 6, 6], "u": [1, 4, 6, 6]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"value": numpy_helper.from_array(np.ones((6, 1, 1), np.float32))},
+        {"value_float": 2.5},
+        {"value_floats": [1.0] * 8},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_weights_in_constant_nodes(value: dict[str, object], tmp_path: Path) -> None:
+    proto = net("t = Conv(x, a)\nu = Mul(t, k)\ny = Conv(u, b)", k=(1,), a=(6, 3, 1, 1), b=(4, 6, 1, 1))
+    del proto.graph.initializer[0]
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["k"], **value))
+    model = load(proto)
+    assert [n.op for n in model.graph.nodes] == ["Conv", "Mul", "Conv"]
+    assert len(analyse(model).groups) == 1
+    assert_law(model)
+    runs_equal(proto, round_trip(proto, tmp_path))
+
+
+@pytest.mark.parametrize("value", [{"value_int": 2}, {"value_ints": [2]}], ids=["value_int", "value_ints"])
+def test_whole_numbers_in_constant_nodes(value: dict[str, object], tmp_path: Path) -> None:
+    proto = net("u = Gather<axis=1>(x, k)\ny = Relu(u)", k=np.array(2))
+    del proto.graph.initializer[0]
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["k"], **value))
+    again = round_trip(proto, tmp_path)
+    assert again.graph.initializer[0].data_type == TensorProto.INT64
+    assert list(again.graph.initializer[0].dims) == ([] if "value_int" in value else [1])
+
+
+def test_opset_9_with_initializers_listed_as_inputs(tmp_path: Path) -> None:
+    proto = net(SMALL, opset=9, **WEIGHTS)
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.dims))
+    model = load(proto)
+    assert list(model.inputs) == ["x"]
+    assert [g.name for g in analyse(model).groups] == ["a[0]"]
+    assert_law(model)
+    again = round_trip(proto, tmp_path)
+    assert [i.name for i in again.graph.input] == ["x"]
+    assert again.ir_version >= 4
+    runs_equal(proto, again)
+
+
+def test_unnamed_nodes_and_optional_inputs(tmp_path: Path) -> None:
+    proto = net("t = Clip(x, , high)\ny = Clip(t, low)", low=np.array(-1, np.float32), high=np.array(1, np.float32))
+    again = round_trip(proto, tmp_path)
+    assert [list(n.input) for n in again.graph.node] == [["x", "", "high"], ["t", "low"]]
+    assert [n.name for n in again.graph.node] == ["", ""]
+
+
+def test_an_initializer_can_be_an_output(tmp_path: Path) -> None:
+    proto = net("y = Relu(x)", k=(3,))
+    proto.graph.output.append(helper.make_tensor_value_info("k", TensorProto.FLOAT, [3]))
+    runs_equal(proto, round_trip(proto, tmp_path))
+
+
+def test_an_initializer_that_is_an_output_is_not_cut() -> None:
+    proto = net("t = Conv(x, a)\ny = Conv(t, b)", a=(6, 3, 1, 1), b=(4, 6, 1, 1))
+    proto.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, [6, 3, 1, 1]))
+    assert not analyse(load(proto)).groups
+
+
+def test_an_input_can_be_an_output(tmp_path: Path) -> None:
+    proto = net("y = Relu(x)")
+    proto.graph.output.append(proto.graph.input[0])
+    runs_equal(proto, round_trip(proto, tmp_path))
+
+
+# ---------------------------------------------------------------------------------------------------- bodies, functions
+
+IF = """<ir_version: 8, opset_import: ["": 17]>
+g (float[1,3,8,8] x, bool[1] p) => (float[1,6,8,8] y, float[1,4,8,8] z) {
+  t = Conv(x, a)
+  y = If (p) <
+    then_branch = then () => (float[1,6,8,8] yes) { yes = Add(t, k) },
+    else_branch = other () => (float[1,6,8,8] no) { no = Mul(t, k) }
+  >
+  u = Conv(x, d)
+  z = Conv(u, b)
+}"""
+LOOP = """<ir_version: 8, opset_import: ["": 17]>
+g (float[1,3,8,8] x) => (float[1,6,8,8] y, float[1,4,8,8] z) {
+  t = Conv(x, a)
+  y = Loop (n, , t) <
+    body = body (int64 i, bool going, float[1,6,8,8] s) => (bool on, float[1,6,8,8] r) {
+      on = Identity(going)
+      q = Add(s, k)
+      r = Mul(q, t)
+    }
+  >
+  u = Conv(x, d)
+  z = Conv(u, b)
+}"""
+SCAN = """<ir_version: 8, opset_import: ["": 17]>
+g (float[1,3,8,8] x) => (float[1,6,8,8] y, float[1,4,8,8] z) {
+  t = Conv(x, a)
+  y = Scan <num_scan_inputs = 1,
+    body = body (float[6,8,8] s) => (float[6,8,8] r) { r = Add(s, k) }
+  > (t)
+  u = Conv(x, d)
+  z = Conv(u, b)
+}"""
+
+
+@pytest.mark.parametrize(("source", "op"), [(IF, "If"), (LOOP, "Loop"), (SCAN, "Scan")], ids=["If", "Loop", "Scan"])
+def test_what_a_body_captures_stays(source: str, op: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"a": (6, 3, 1, 1), "k": (6, 1, 1), "d": (5, 3, 1, 1), "b": (4, 5, 1, 1)}
+    values = {n: rng.standard_normal(s).astype(np.float32) for n, s in weights.items()}
+    if op == "Loop":
+        values["n"] = np.array(3, np.int64)
+    proto = text(source, **values)
+    model = load(proto)
+    groups = analyse(model).groups
+    assert [g.name for g in groups] == ["d[0]"], "only what no body reads may go"
+    assert_law(model)
+    assert any(opaque(node) for node in model.graph.nodes)
+    again = round_trip(proto, tmp_path)
+    assert [list(n.input) for n in again.graph.node] == [list(n.input) for n in proto.graph.node]
+    runs_equal(proto, again)
+
+
+NESTED = """<ir_version: 8, opset_import: ["": 17]>
+g (float[2,3] x, bool[1] p) => (float[2,3] y) {
+  t = Mul(x, k)
+  s = Relu(x)
+  y = If (p) <
+    then_branch = outer () => (float[2,3] yes) {
+      yes = If (p) <
+        then_branch = inner () => (float[2,3] deep) { deep = Add(t, h) },
+        else_branch = inner2 () => (float[2,3] deep2) { deep2 = Identity(s) }
+      >
+    },
+    else_branch = other () => (float[2,3] no) { no = Identity(t) }
+  >
+}"""
+
+
+def test_values_captured_two_bodies_deep(tmp_path: Path) -> None:
+    proto = text(NESTED, k=np.full((2, 3), 2, np.float32), h=np.full((3,), 3, np.float32))
+    model = load(proto)
+    node = next(n for n in model.graph.nodes if n.op == "If")
+    assert {t.name for t in node.inputs} == {"p", "t", "h", "s"}
+    runs_equal(proto, round_trip(proto, tmp_path))
+
+
+def test_a_constant_node_read_by_a_body_only(tmp_path: Path) -> None:
+    source = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[2,3] x, bool[1] p) => (float[2,3] y) {
+      k = Constant<value = float[1] {2.5}>()
+      y = If (p) <
+        then_branch = a () => (float[2,3] yes) { yes = Add(x, k) },
+        else_branch = b () => (float[2,3] no) { no = Mul(x, k) }
+      >
+    }"""
+    proto = text(source)
+    runs_equal(proto, round_trip(proto, tmp_path))
+
+
+def test_local_functions_are_inlined(tmp_path: Path) -> None:
+    source = """<ir_version: 8, opset_import: ["": 17, "here": 1]>
+    g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
+      t = Conv(x, a)
+      u = here.twice(t)
+      y = Conv(u, b)
+    }
+    <domain: "here", opset_import: ["": 17]>
+    twice (v) => (w) { s = Add(v, v)
+      w = Relu(s) }"""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (6, 3, 1, 1), "b": (4, 6, 1, 1)}
+    proto = text(source, **{n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
+    model = load(proto)
+    assert [n.op for n in model.graph.nodes] == ["Conv", "Add", "Relu", "Conv"]
+    assert [g.size for g in analyse(model).groups] == [6]
+    runs_equal(proto, round_trip(proto, tmp_path))
+
+
+def test_empty_lists_survive(tmp_path: Path) -> None:
+    proto = net("y = Relu(x)")
+    proto.opset_import.add(domain="custom", version=1)
+    node = proto.graph.node.add(op_type="Odd", domain="custom", input=["y"], output=["o"])
+    node.attribute.append(AttributeProto(name="none", type=AttributeProto.INTS))
+    node.attribute.append(AttributeProto(name="nothing", type=AttributeProto.STRINGS))
+    node.attribute.append(helper.make_attribute("some", [1, 2]))
+    proto.graph.output.append(helper.make_tensor_value_info("o", TensorProto.FLOAT, [1, 3, 8, 8]))
+    again = round_trip(proto, tmp_path)
+    assert sorted(a.name for a in again.graph.node[1].attribute) == ["none", "nothing", "some"]
+    assert {a.name: a for a in again.graph.node[1].attribute} == {a.name: a for a in node.attribute}
+
+
+def test_rare_attribute_kinds_survive(tmp_path: Path) -> None:
+    proto = net("y = Relu(x)")
+    proto.opset_import.add(domain="custom", version=1)
+    tensors = [numpy_helper.from_array(np.arange(n, dtype=np.float32), f"t{n}") for n in (1, 2)]
+    body = onnx.parser.parse_graph("body (float[2] i) => (float[2] o) { o = Relu(i) }")
+    node = helper.make_node(
+        "Odd",
+        ["y"],
+        ["o"],
+        domain="custom",
+        tensor=tensors[0],
+        tensors=tensors,
+        graph=body,
+        graphs=[body, body],
+        type=helper.make_tensor_type_proto(TensorProto.FLOAT, [2]),
+        types=[helper.make_tensor_type_proto(TensorProto.INT8, None)],
+        sparse=helper.make_sparse_tensor(tensors[0], numpy_helper.from_array(np.array([3]), ""), [5]),
+    )
+    proto.graph.node.append(node)
+    proto.graph.output.append(helper.make_tensor_value_info("o", TensorProto.FLOAT, [1, 3, 8, 8]))
+    again = round_trip(proto, tmp_path)
+    assert {a.name: a for a in again.graph.node[1].attribute} == {a.name: a for a in node.attribute}
+
+
+def test_sparse_initializers_survive_and_stay(tmp_path: Path) -> None:
+    proto = net("t = MatMul(x, a)\ny = MatMul(t, b)", inputs="float[5,3] x", a=(3, 6), b=(6, 4))
+    values = numpy_helper.from_array(np.array([1, 2, 3], np.float32), "a")
+    indices = numpy_helper.from_array(np.array([0, 5, 9], np.int64), "")
+    del proto.graph.initializer[0]
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3, 6]))
+    model = load(proto)
+    dependencies = analyse(model)
+    assert not dependencies.groups
+    assert any(p.why == "stored as a sparse tensor" for p in dependencies.pinned)
+    runs_equal(proto, round_trip(proto, tmp_path))
+
+
+# ----------------------------------------------------------------------------------------------------- element types
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int4", "uint4", "float8_e4m3fn", "float4_e2m1fn", "int2"])
+def test_small_types_survive_bit_by_bit(kind: str, tmp_path: Path) -> None:
+    values = np.array([[0, 1, -1 if "uint" not in kind else 1], [1, 0, 1]]).astype(getattr(ml_dtypes, kind))
+    tensor = numpy_helper.from_array(values, "k")
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["k"], ["y"])],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", tensor.data_type, [2, 3])],
+        [tensor],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)])
+    again = round_trip(proto, tmp_path)
+    assert again.graph.initializer[0] == tensor
+    assert not analyse(load(proto)).groups
+
+
+def test_strings_survive(tmp_path: Path) -> None:
+    tensor = helper.make_tensor("k", TensorProto.STRING, [2], [b"a", b"bc"])
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["k"], ["y"])],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.STRING, [2])],
+        [tensor],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    assert round_trip(proto, tmp_path).graph.initializer[0] == tensor
+    assert analyse(load(proto)).groups == ()
+
+
+def test_a_bfloat16_weight_is_pinned_with_a_reason() -> None:
+    proto = net("t = Conv(x, a)\ny = Conv(t, b)", a=(6, 3, 1, 1), b=(4, 6, 1, 1))
+    for tensor in proto.graph.initializer:
+        values = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for info in [*proto.graph.input, *proto.graph.output]:
+        info.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    proto.opset_import[0].version = 22
+    dependencies = analyse(load(proto))
+    assert not dependencies.groups
+    assert {str(p.dim): p.why for p in dependencies.pinned}["a[0]"] == "stored as bfloat16, which is not cut"
+
+
+# -------------------------------------------------------------------------------------------------------- external data
+
+
+@pytest.fixture
+def outside(small: ModelProto, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return written_outside(small, folder / "m.onnx")
+
+
+def test_external_data_stays_external(outside: Path, small: ModelProto, tmp_path: Path) -> None:
+    model = load(outside)
+    assert model.external
+    assert_law(model)
+    save(model, tmp_path / "out.onnx")
+    runs_equal(small, onnx.load(tmp_path / "out.onnx"))
+
+
+def test_large_external_data_is_written_beside(tmp_path: Path) -> None:
+    proto = net("y = MatMul(x, a)", inputs="float[5,64] x", a=(64, 32))
+    model = load(written_outside(proto, tmp_path / "in.onnx"))
+    save(model, tmp_path / "first.onnx")
+    save(model, tmp_path / "out.onnx")  # saving takes nothing away
+    assert (tmp_path / "out.onnx.data").stat().st_size == 64 * 32 * 4
+    hollow = onnx.load(tmp_path / "out.onnx", load_external_data=False).graph.initializer[0]
+    assert {e.key: e.value for e in hollow.external_data}["location"] == "out.onnx.data"
+    runs_equal(proto, onnx.load(tmp_path / "out.onnx"))
+
+
+def test_external_model_can_be_moved_before_it_is_saved(tmp_path: Path) -> None:
+    """All weights are read on loading: the source may change or go while graphprune works."""
+    proto = net("y = MatMul(x, a)", inputs="float[5,64] x", a=(64, 32))
+    model = load(written_outside(proto, tmp_path / "in.onnx"))
+    (tmp_path / "w.bin").unlink()
+    save(model, tmp_path / "out.onnx")
+    runs_equal(proto, onnx.load(tmp_path / "out.onnx"))
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def _not_onnx(path: Path) -> None:
+    path.write_text("this is a text file, and not a short one at that\n" * 9)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _truncated(path: Path) -> None:
+    proto = net(SMALL, **WEIGHTS)
+    data = proto.SerializeToString()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _opset(version: int, op: str = "Relu") -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        proto = net("y = Relu(x)")
+        proto.opset_import[0].version = version
+        proto.graph.node[0].op_type = op
+        path.write_bytes(proto.SerializeToString())
+
+    return write
+
+
+def _missing_data(path: Path) -> None:
+    written_outside(net(SMALL, **WEIGHTS), path)
+    (path.parent / "w.bin").unlink()
+
+
+def _short_data(path: Path) -> None:
+    written_outside(net(SMALL, **WEIGHTS), path)
+    (path.parent / "w.bin").write_bytes(b"1234")
+
+
+def _outside(location: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        (path.parent.parent / "secret.bin").write_bytes(bytes(10_000))
+        proto = net(SMALL, **WEIGHTS)
+        for tensor in proto.graph.initializer:
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=location.format(folder=path.parent.parent))
+        path.write_bytes(proto.SerializeToString())
+
+    return write
+
+
+def _bad_offset(path: Path) -> None:
+    written_outside(net(SMALL, **WEIGHTS), path)
+    proto = onnx.load(path, load_external_data=False)
+    next(e for e in proto.graph.initializer[0].external_data if e.key == "offset").value = "many"
+    path.write_bytes(proto.SerializeToString())
+
+
+def _unsorted(path: Path) -> None:
+    proto = net(SMALL, **WEIGHTS)
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(nodes))
+    path.write_bytes(proto.SerializeToString())
+
+
+def _no_graph(path: Path) -> None:
+    path.write_bytes(ModelProto(ir_version=8).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "cannot read"),
+        (_not_onnx, "is not an ONNX"),
+        (_empty, "holds no graph"),
+        (_no_graph, "holds no graph"),
+        (_truncated, "truncated"),
+        (_directory, "cannot read"),
+        (_opset(999), "opset 999"),
+        (_opset(8), "opset 8"),
+        (_opset(17, "NoSuchOperator"), "NoSuchOperator"),
+        (_unsorted, "topologically"),
+        (_missing_data, "'w.bin', which is missing"),
+        (_short_data, "too short"),
+        (_bad_offset, "w.bin"),
+        (_outside("../secret.bin"), "outside the model's folder"),
+        (_outside("{folder}/secret.bin"), "outside the model's folder"),
+        (_outside(""), "outside the model's folder"),
+    ],
+    ids=[
+        "missing", "text", "empty", "no graph", "truncated", "directory", "opset too new", "opset too old",
+        "unknown operator", "unsorted", "data missing", "data short", "data offset", "data above", "data absolute",
+        "data nowhere",
+    ],
+)  # fmt: skip
+def test_bad_files(make: Callable[[Path], None], says: str, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = folder / "bad.onnx"
+    make(path)
+    with pytest.raises(InvalidModelError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "bad.onnx" in message
+    assert says in message
+    assert "\n" not in message
+    assert caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+def test_a_file_that_may_not_be_read(small: ModelProto, tmp_path: Path) -> None:
+    path = written(small, tmp_path / "m.onnx")
+    path.chmod(0)
+    try:
+        path.read_bytes()
+    except PermissionError:
+        with pytest.raises(InvalidModelError, match="cannot read"):
+            load(path)
+    finally:
+        path.chmod(0o600)
+
+
+def test_a_data_link_that_leaves_the_folder(small: ModelProto, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    written_outside(small, folder / "m.onnx")
+    shutil.move(folder / "w.bin", tmp_path / "w.bin")
+    (folder / "w.bin").symlink_to(tmp_path / "w.bin")
+    with pytest.raises(InvalidModelError, match="outside the model's folder"):
+        load(folder / "m.onnx")
+
+
+def test_a_protobuf_is_checked_like_a_file(small: ModelProto) -> None:
+    small.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(InvalidModelError, match="NoSuchOperator"):
+        load(small)
+
+
+def test_a_protobuf_whose_data_was_not_loaded(outside: Path) -> None:
+    with pytest.raises(InvalidModelError, match="external data"):
+        load(onnx.load(outside, load_external_data=False))
+
+
+def test_custom_domains_load_and_stay_whole(tmp_path: Path) -> None:
+    proto = net("t = Conv(x, a)\nu = Relu(t)\ny = Conv(u, b)", a=(6, 3, 1, 1), b=(4, 6, 1, 1))
+    proto.graph.node[1].domain = "com.example"
+    proto.graph.node[1].op_type = "Wobble"
+    proto.opset_import.add(domain="com.example", version=1)
+    model = load(proto)
+    dependencies = analyse(model)
+    assert not dependencies.groups
+    with pytest.raises(InvalidModelError, match="cannot be run by onnxruntime"):
+        Runner(model)
+    again = round_trip(proto, tmp_path)
+    assert [(n.domain, n.op_type) for n in again.graph.node][1] == ("com.example", "Wobble")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "params", "says"),
+    [
+        ({"w": (1, 3, 8, 8)}, {}, "no input is called 'w'"),
+        ({}, {"M": 3}, "no symbolic dimension is called 'M'"),
+        ({"x": (1, 3, 8)}, {}, "rank 4, but 3 sizes"),
+        ({"x": (1, 5, 8, 8)}, {}, "axis 1 of input 'x' is fixed to 3, not 5"),
+        ({"x": (0, 3, 8, 8)}, {}, "above 0"),
+        ({}, {"N": -2}, "above 0"),
+    ],
+)
+def test_bad_sizes(shapes: dict[str, tuple[int, ...]], params: dict[str, int], says: str) -> None:
+    proto = net(SMALL, inputs="float[N,3,8,8] x", **WEIGHTS)
+    with pytest.raises(UsageError) as caught:
+        load(proto, input_shapes=shapes, dim_params=params)
+    assert says in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_sizes_that_do_not_fit_the_net() -> None:
+    proto = net("f = Flatten(x)\ny = Gemm(f, a)", inputs="float[1,3,8,8] x", a=(192, 4))
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
+    with pytest.raises(InvalidModelError, match="shapes do not fit"):
+        _ = load(proto, dim_params={"H": 9}).shapes
+
+
+def test_saving_where_there_is_no_folder(small: ModelProto, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write") as caught:
+        save(load(small), tmp_path / "none" / "out.onnx")
+    assert caught.value.exit_code == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_leaves_what_was_there(
+    small: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.onnx"
+    path.write_bytes(b"precious")
+    model = load(small)
+    model.header.graph.output[0].name = "no such tensor"
+    with pytest.raises(GraphpruneError):
+        save(model, path)
+    assert path.read_bytes() == b"precious"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_fragment_computes_from_constants() -> None:
+    model = load(net("k = Add(a, c)\ny = Mul(x, k)", inputs="float[3] x", a=(3,), c=(3,)))
+    node = model.graph.nodes[0]
+    proto = model.fragment([node], node.outputs)
+    (value,) = ort.InferenceSession(proto.SerializeToString()).run(None, {})
+    expected = model.constants["a"].values + model.constants["c"].values
+    assert np.array_equal(value, expected)
+    assert compare({"k": value}, {"k": expected}, 0).holds
+
+
+def test_nodes_that_no_output_needs_are_dropped() -> None:
+    model = load(net("y = Relu(x)\nz = Sigmoid(x)\nq = Tanh(z)")).copy()
+    assert [n.op for n in model.with_nodes(model.graph.nodes).graph.nodes] == ["Relu"]
+
+
+def test_a_copy_is_independent(small: ModelProto) -> None:
+    model = load(small)
+    twin = model.copy()
+    twin.graph.nodes[0].attrs["strides"] = [2, 2]
+    twin.constants["a"].values = np.zeros((6, 3, 3, 3), np.float32)
+    assert "strides" not in model.graph.nodes[0].attrs
+    assert np.any(model.constants["a"].values)

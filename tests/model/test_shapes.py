@@ -1,0 +1,76 @@
+"""Sizes: which are open, what binds them, and what follows."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from graphprune.errors import InvalidModelError, UsageError
+from graphprune.model.shapes import bind, infer, measure, symbolic_axes
+
+NET = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[batch,3,H,W] image, float[batch,N] extra) => (float[batch,K] y)
+<float[5,3,1,1] w = {1,1,1,1,1,1,1,1,1,1,1,1,1,1,1}, int64[2] flat = {0,-1}>
+{ a = Conv(image, w)  b = GlobalAveragePool(a)  c = Reshape(b, flat)  y = Concat<axis=1>(c, extra) }"""
+
+
+@pytest.fixture
+def proto():
+    return onnx.parser.parse_model(NET)
+
+
+def test_open_axes(proto):
+    assert [symbolic_axes(info) for info in proto.graph.input] == [{0, 2, 3}, {0, 1}]
+
+
+def test_defaults_and_what_overrides_them(proto):
+    inputs = list(proto.graph.input)
+    assert bind(inputs, {}, {}) == {"image": (1, 3, 224, 224), "extra": (1, 64)}
+    assert bind(inputs, {}, {"batch": 4, "H": 32}) == {"image": (4, 3, 32, 224), "extra": (4, 64)}
+    given = bind(inputs, {"image": (2, 3, 8, 9)}, {})
+    assert given == {"image": (2, 3, 8, 9), "extra": (2, 64)}  # one name, one size
+
+
+def test_misfits(proto):
+    inputs = list(proto.graph.input)
+    for shapes, params in (
+        ({"image": (1, 3, 8)}, {}),
+        ({"image": (1, 4, 8, 8)}, {}),
+        ({"x": (1,)}, {}),
+        ({}, {"x": 1}),
+    ):
+        with pytest.raises(UsageError):
+            bind(inputs, shapes, params)
+
+
+def test_inference_with_and_without_sizes(proto):
+    concrete = infer(proto, "net", {"image": (2, 3, 8, 9), "extra": (2, 7)})[0]
+    assert concrete["a"] == (2, 5, 8, 9)
+    assert concrete["y"] == (2, 12)
+    symbolic = infer(onnx.parser.parse_model(NET), "net", None)[0]
+    assert symbolic["a"][:2] == ("batch", 5)
+    assert all(isinstance(size, str) for size in symbolic["a"][2:])
+    assert symbolic["c"] == ("batch", 5)
+
+
+def test_sizes_that_do_not_fit_are_an_error(proto):
+    with pytest.raises(InvalidModelError, match="net: shapes do not fit"):
+        infer(proto, "net", {"image": (1, 3, 8, 8), "extra": (3, 7)})
+
+
+ARITHMETIC = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[1,3,H,W] x, int64[k] seed) => (float[a,b,c,d] y, int64[e,f] z)
+{ s = Shape(x)  f = Cast<to=1>(s)  g = Sqrt(f)  h = Cast<to=7>(g)  y = Expand(x, h)  z = NonZero(seed) }"""
+
+
+def test_what_inference_cannot_tell_is_measured():
+    sizes = {"x": (1, 3, 1, 1), "seed": (4,)}
+    inferred = infer(onnx.parser.parse_model(ARITHMETIC), "net", sizes)[0]["y"]
+    assert not all(isinstance(size, int) for size in inferred)
+    found = measure(onnx.parser.parse_model(ARITHMETIC.replace("Sqrt(f)", "Identity(f)")), sizes, ["g", "z"])
+    assert found == {"g": (4,), "z": (1, None)}  # no size of what depends on the data
+
+
+def test_what_cannot_be_run_has_no_shapes():
+    foreign = ARITHMETIC.replace('"" : 17', '"" : 17, "acme" : 1').replace("Sqrt(f)", "acme.Frobnicate(f)")
+    assert measure(onnx.parser.parse_model(foreign), {"x": (1, 3, 1, 1), "seed": (4,)}, ["g"]) == {}
