@@ -19,7 +19,7 @@ from tvm import relax, s_tir, tirx
 from graphprune.compiler.kernels import sparse
 from graphprune.compiler.kernels.conv import Conv, conv_kernel, pack_weights
 from graphprune.compiler.kernels.epilogue import Epilogue
-from graphprune.compiler.kernels.matmul import Matmul, matmul_kernel, pack_bias, pack_panels
+from graphprune.compiler.kernels.matmul import Matmul, matmul_kernel, pack_panels
 from graphprune.compiler.kernels.padding import Window
 from graphprune.compiler.kernels.rows import concat_kernel, reduce_kernel, softmax_kernel
 from graphprune.compiler.kernels.window import Windowed, average_weights, window_kernel
@@ -285,9 +285,9 @@ def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     if thin.cost < dense.cost:
         packed = sparse.pack(weight.reshape(groups, filters // groups, -1), thin)
         name, weights, kernel = "sparse_conv", packed.constants, conv_kernel(conv, thin, packed.steps)
-        how = f"{window}, {thin.tile}, {packed.share(thin):.0%} of the weights"
+        how = f"{window}, {thin}, {packed.share(thin):.0%} of the weights"
     else:
-        name, kernel, how = "conv", conv_kernel(conv, dense), f"{window}, {dense.tile}"
+        name, kernel, how = "conv", conv_kernel(conv, dense), f"{window}, {dense}"
         weights = [relax.const(pack_weights(weight, groups, dense))]
     return chain, _Kernel(name, kernel, [image, *weights, relax.const(chain.bias), *residual], how)
 
@@ -300,11 +300,11 @@ def _product(name: str, op: Matmul, a: Any, b: Any, chain: _Chain, target: Targe
         if thin.cost < shape.cost:
             packed = sparse.pack(b.T[None], thin)
             arguments = [a, *packed.constants, relax.const(chain.bias.astype(np.float32)), *residual]
-            how = f"{thin.tile}, {packed.share(thin):.0%} of the weights"
+            how = f"{thin}, {packed.share(thin):.0%} of the weights"
             return _Kernel(f"sparse_{name}", sparse.matmul_kernel(op, thin, packed.steps), arguments, how)
     second = relax.const(pack_panels(b, shape)) if isinstance(b, np.ndarray) else b
-    arguments = [a, second, relax.const(pack_bias(chain.bias, shape)), *residual]
-    return _Kernel(name, matmul_kernel(op, target), arguments, f"{shape.tile}")
+    arguments = [a, second, relax.const(chain.bias.astype(np.float32)), *residual]
+    return _Kernel(name, matmul_kernel(op, target), arguments, f"{shape}")
 
 
 def _matmul(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.padding import Window, emit_padded
-from graphprune.compiler.kernels.product import Expr, Product, Tile, arguments, ramp, scratch, splat
+from graphprune.compiler.kernels.product import Expr, Product, arguments, partial_sums, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 
@@ -44,22 +44,34 @@ class Conv:
 
     def product(self, target: Target) -> Product:
         """Extents and tile of one group's product."""
-        depth = self.channels // self.groups * self.taps
-        return product.plan(self.filters // self.groups, self.pixels, depth, target, multiple=self.taps)
+        depth, spare = self.channels // self.groups * self.taps, self._spare(target)
+        return product.plan(self.filters // self.groups, self.pixels, depth, target, self.taps, spare)
 
     def sparse(self, weight: np.ndarray, target: Target) -> Product:
         """The same where the zeros of `weight`, [filters, channels/groups, kh, kw], are skipped."""
         kept = weight.reshape(self.groups, self.filters // self.groups, -1) != 0
-        return product.plan_sparse(kept, self.pixels, target, multiple=self.taps)
+        return product.plan_sparse(kept, self.pixels, target, self.taps, spare=self._spare(target))
+
+    def _spare(self, target: Target) -> int:
+        """What copying whole vectors of output rows may write beyond a row of the strip."""
+        return 0 if self.window.one_run else target.lanes
 
 
 def pack_weights(weight: np.ndarray, groups: int, shape: Product) -> np.ndarray:
-    """`weight` [filters, channels/groups, kh, kw] as [groups, block, k, row], the last block filled up with zeros."""
-    rows = shape.tile.rows
-    blocks = -(-shape.rows // rows)
-    packed = np.zeros((groups, blocks * rows, shape.depth), np.float32)
-    packed[:, : shape.rows] = weight.reshape(groups, shape.rows, shape.depth)
-    return np.ascontiguousarray(packed.reshape(groups, blocks, rows, shape.depth).transpose(0, 1, 3, 2))
+    """`weight` [filters, channels/groups, kh, kw] in the order it is read: [group][chunk][block][k][row].
+
+    The last block is filled up with zeros. Returned flat.
+    """
+    rows, blocks = shape.tile.rows, shape.blocks
+    padded = np.zeros((groups, blocks * rows, shape.depth), np.float32)
+    padded[:, : shape.rows] = weight.reshape(groups, shape.rows, shape.depth)
+    padded = padded.reshape(groups, blocks, rows, shape.depth).transpose(0, 1, 3, 2)
+    parts = [
+        padded[g, :, first : first + shape.chunk].ravel()
+        for g in range(groups)
+        for first in range(0, shape.depth, shape.chunk)
+    ]
+    return np.concatenate(parts)
 
 
 def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.PrimFunc:
@@ -78,7 +90,7 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
             "offsets",
             "pointers",
             x=(conv.batch, conv.channels, *window.image),
-            w=(conv.groups, blocks, shape.depth, tile.rows) if steps is None else (steps, tile.rows),
+            w=(conv.groups * blocks * shape.depth * tile.rows,) if steps is None else (steps, tile.rows),
             offsets=None if steps is None else (steps,),
             pointers=None if steps is None else (conv.groups * shape.chunks * blocks + 1,),
             bias=(conv.filters,),
@@ -86,8 +98,8 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
             y=out_shape,
         )
         planes = scratch(conv.channels * window.plane) if window.copied else x
-        strip = scratch(shape.chunk * tile.columns + window.out[1] + lanes)
-        narrow = scratch(shape.rows * tile.columns) if shape.narrow else None
+        strip = scratch(shape.chunk * shape.pitch)
+        partial = partial_sums(shape)
         with T.serial(0, conv.batch) as n:
             if window.copied:
                 size = window.image[0] * window.image[1]
@@ -97,29 +109,26 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
                 channel = g * (conv.channels // conv.groups) + (0 if window.copied else n * conv.channels)
                 filters = (n * conv.groups + g) * shape.rows  # before this group's, in y
 
-                def gather(column: Expr, first: Expr, count: Expr) -> None:
-                    down, across = window.kernel
-                    with T.serial(0, count // taps) as c, T.serial(0, down) as i, T.serial(0, across) as j:
-                        source = (channel + first // taps + c) * window.plane + window.tap(i, j)
-                        _emit_gather(window, planes, source, column, strip, (c * taps + i * across + j), tile)
+                def gather(vector: Expr, first: Expr, count: Expr) -> None:
+                    with T.serial(0, count // taps) as c:
+                        source, to = (channel + first // taps + c) * window.plane, c * (taps * shape.pitch)
+                        _emit_gather(window, planes, source, strip, to, shape, vector)
 
                 def finish(m: Expr, column: Expr, value: Expr) -> Expr:
                     if residual is not None:
                         value = value + residual[ramp((filters + m) * pixels + column, lanes)]
                     return conv.epilogue.clip(value, lanes)
 
-                def out_at(m: Expr, column: Expr) -> Expr:
-                    return (filters + m) * pixels + column if narrow is None else m * tile.columns + column
-
                 def value(block: Expr, r: int, k: Expr) -> Expr:
-                    before = 0 if steps is not None else (g * blocks + block) * shape.depth
-                    return w[(before + k) * tile.rows + r]
+                    return w[k * tile.rows + r]
 
-                def load(column: Expr, tile_: Expr, k: Expr, inner: Expr, v: int) -> Expr:
-                    at = inner * tile.columns if offsets is None else offsets[k]
-                    return strip[ramp(at + v * lanes, lanes)]
+                def load(column: Expr, tile_: Expr, k: Expr, inner: Expr, at: Expr) -> Expr:
+                    row = inner * shape.pitch if offsets is None else offsets[k]
+                    return strip[ramp(row + at, lanes)]
 
-                def kept(block: Expr, chunk: Expr) -> tuple[Expr, Expr]:
+                def numbered(block: Expr, chunk: Expr, first: Expr, count: Expr) -> tuple[Expr, Expr]:
+                    if pointers is None:
+                        return (g * shape.depth + first) * blocks + block * count, count
                     at = (g * shape.chunks + chunk) * blocks + block
                     return pointers[at], pointers[at + 1] - pointers[at]
 
@@ -129,41 +138,56 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
                     b=load,
                     start=lambda m, column: splat(bias[g * shape.rows + m], lanes),
                     finish=finish,
-                    out=y if narrow is None else narrow,
-                    out_at=out_at,
+                    out=y,
+                    out_at=lambda m, column, at: (filters + m) * pixels + column,
+                    partial=partial,
                     prepare=gather,
-                    steps=None if steps is None else kept,
+                    steps=numbered,
                 )
-                if narrow is not None:
-                    with T.serial(0, shape.rows) as m, T.serial(0, pixels) as p:
-                        T.buffer_store(y, narrow[m * tile.columns + p], [(filters + m) * pixels + p])
     return builder.get()
 
 
-def _emit_gather(window: Window, planes: Expr, source: Expr, column: Expr, strip: Expr, k: Expr, tile: Tile) -> None:
-    """Copy the pixels `column … column + tile.columns` under one tap into row `k` of the strip.
+def _emit_gather(
+    window: Window, planes: Expr, source: Expr, strip: Expr, to: Expr, shape: Product, vector: Expr
+) -> None:
+    """Copy one channel's pixels under every tap, from the plane at `source`, into rows of the strip at `to`.
 
-    Output rows are runs of consecutive input values. Each is copied in whole vectors, and what is copied too much is
-    overwritten by the next run or the next tap.
+    The pixels are those of the strip that begins with `vector`. Output rows are runs of consecutive input values. Each
+    is copied in whole vectors: what is copied too much is overwritten by the next run, or lies in the spare values
+    between rows of the strip.
     """
-    width, lanes, to = window.out[1], tile.lanes, k * tile.columns
+    width, lanes = window.out[1], shape.tile.lanes
+    down, across = window.kernel
 
-    def copy(origin: Expr, offset: Expr, vectors: Expr) -> None:
+    def copy(origin: Expr, place: Expr) -> None:
+        """One vector of every tap."""
+        with T.serial(0, down) as i:
+            for j in range(across):
+                value = planes[ramp(source + window.tap(i, j) + origin, lanes)]
+                T.buffer_store(strip, value, [ramp(to + (i * across + j) * shape.pitch + place, lanes)])
+
+    def copy_run(origin: Expr, place: Expr, vectors: Expr) -> None:
         with T.serial(0, vectors) as v:
-            value = planes[ramp(origin + v * lanes, lanes)]
-            T.buffer_store(strip, value, [ramp(to + offset + v * lanes, lanes)])
+            copy(origin + v * lanes, place + v * lanes)
 
-    if width == window.row and window.stride[0] == 1:  # rows follow one another: the pixels are one run
-        for v in range(tile.vectors):
-            value = planes[ramp(source + column + v * lanes, lanes)]
-            T.buffer_store(strip, value, [ramp(to + v * lanes, lanes)])
+    def copy_pixels(column: Expr, place: int, vectors: Expr) -> None:
+        count, step = vectors * lanes, window.stride[0] * window.row
+        y, x = column // width, column % width
+        lead = width - x  # pixels left in the first output row
+        copy_run(y * step + x, place, tirx.min(vectors, (lead + lanes - 1) // lanes))
+        with T.serial(0, tirx.max((count - lead + width - 1) // width, 0)) as run:
+            at = lead + run * width
+            left = tirx.min(-(-width // lanes), (count - at + lanes - 1) // lanes)
+            copy_run((y + run + 1) * step, place + at, left)
+
+    if window.one_run:
+        copy_run(vector * lanes, 0, shape.strip - 1)
+        copy(shape.column(vector + shape.strip - 1), (shape.strip - 1) * lanes)
         return
-    down = window.stride[0] * window.row
-    y, x = column // width, column % width
-    lead = width - x  # pixels left in the first output row
-    begin = source + y * down
-    copy(begin + x, 0, tirx.min(tile.vectors, (lead + lanes - 1) // lanes))
-    with T.serial(0, tirx.max((tile.columns - lead + width - 1) // width, 0)) as run:
-        at = lead + run * width
-        vectors = tirx.min(-(-width // lanes), (tile.columns - at + lanes - 1) // lanes)
-        copy(begin + (run + 1) * down, at, vectors)
+    if not shape.columns % lanes:
+        copy_pixels(vector * lanes, 0, shape.strip)
+        return
+    last = vector + shape.strip == shape.vectors  # its last vector begins earlier
+    copy_pixels(vector * lanes, 0, tirx.Select(last, shape.strip - 1, shape.strip))
+    with T.If(last), T.Then():
+        copy_pixels(shape.columns - lanes, (shape.strip - 1) * lanes, 1)

@@ -14,7 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.epilogue import Epilogue
-from graphprune.compiler.kernels.product import Expr, Product, arguments, ramp, scratch
+from graphprune.compiler.kernels.product import Expr, Product, arguments, partial_sums, ramp
 from graphprune.compiler.targets import Target
 
 
@@ -42,25 +42,13 @@ class Matmul:
         return product.plan(self.rows, self.columns, self.depth, target)
 
 
-def _first_column(shape: Product, strip: int) -> int:
-    return 0 if shape.narrow else min(strip * shape.tile.columns, shape.columns - shape.tile.columns)
-
-
 def pack_panels(b: np.ndarray, shape: Product) -> np.ndarray:
-    """`b` [depth, columns] as [panel, depth, tile columns]; a panel wider than b is filled up with zeros."""
-    width = shape.tile.columns
-    panels = -(-shape.columns // width)
-    packed = np.zeros((panels, shape.depth, width), np.float32)
-    for strip in range(panels):
-        at = _first_column(shape, strip)
-        panel = b[:, at : at + width]
-        packed[strip, :, : panel.shape[1]] = panel
-    return packed
-
-
-def pack_bias(bias: np.ndarray, shape: Product) -> np.ndarray:
-    """`bias` [columns], filled up with zeros to a whole tile."""
-    return np.pad(bias.astype(np.float32), (0, max(shape.tile.columns - bias.size, 0)))
+    """`b` [depth, columns] as [strip, depth, columns of the strip]."""
+    lanes = shape.tile.lanes
+    first = [min(strip * shape.strip, shape.vectors - shape.strip) for strip in range(shape.strips)]
+    vectors = np.add.outer(first, np.arange(shape.strip))
+    columns = np.minimum(vectors * lanes, shape.columns - lanes)[:, :, None] + np.arange(lanes)
+    return np.ascontiguousarray(b[:, columns.reshape(shape.strips, -1)].transpose(1, 0, 2), np.float32)
 
 
 def matmul_kernel(matmul: Matmul, target: Target) -> tirx.PrimFunc:
@@ -73,26 +61,23 @@ def matmul_kernel(matmul: Matmul, target: Target) -> tirx.PrimFunc:
         T.func_attr({"tirx.noalias": True})
         a, b, bias, residual, out = arguments(
             a=matmul.a_shape,
-            b=matmul.b_shape or (-(-columns // tile.columns), depth, tile.columns),
-            bias=(max(columns, tile.columns),),
+            b=matmul.b_shape or (shape.strips, depth, shape.width),
+            bias=(columns,),
             residual=matmul.out_shape if matmul.epilogue.residual else None,
             out=matmul.out_shape,
         )
-        narrow = scratch(rows * tile.columns) if shape.narrow else None
+        partial = partial_sums(shape)
         with T.serial(0, matmul.batch) as n:
 
-            def load_b(column: Expr, strip: Expr, k: Expr, _: Expr, v: int) -> Expr:
+            def load_b(column: Expr, strip: Expr, k: Expr, inner: Expr, at: Expr) -> Expr:
                 if matmul.b_shape is None:
-                    return b[ramp((strip * depth + k) * tile.columns + v * lanes, lanes)]
-                return b[ramp((n * depth + k) * columns + column + v * lanes, lanes)]
+                    return b[ramp((strip * depth + k) * shape.width + at, lanes)]
+                return b[ramp((n * depth + k) * columns + column, lanes)]
 
             def finish(m: Expr, column: Expr, value: Expr) -> Expr:
                 if residual is not None:
                     value = value + residual[ramp((n * rows + m) * columns + column, lanes)]
                 return matmul.epilogue.clip(value, lanes)
-
-            def out_at(m: Expr, column: Expr) -> Expr:
-                return (n * rows + m) * columns + column if narrow is None else m * tile.columns + column
 
             product.emit(
                 shape,
@@ -100,10 +85,8 @@ def matmul_kernel(matmul: Matmul, target: Target) -> tirx.PrimFunc:
                 b=load_b,
                 start=lambda m, column: bias[ramp(column, lanes)],
                 finish=finish,
-                out=out if narrow is None else narrow,
-                out_at=out_at,
+                out=out,
+                out_at=lambda m, column, at: (n * rows + m) * columns + column,
+                partial=partial,
             )
-            if narrow is not None:
-                with T.serial(0, rows) as m, T.serial(0, columns) as column:
-                    T.buffer_store(out, narrow[m * tile.columns + column], [(n * rows + m) * columns + column])
     return builder.get()

@@ -45,6 +45,11 @@ class Window:
         return any(self.pad) or self.stride[1] > 1
 
     @property
+    def one_run(self) -> bool:
+        """Whether the values under one tap of all outputs follow one another in the plane."""
+        return self.out[1] == self.row and self.stride[0] == 1
+
+    @property
     def span(self) -> int:
         """Columns of one phase."""
         if not self.copied:

@@ -2,17 +2,19 @@
 
 `out[m, n] = finish(start[m, n] + Σ_k a[m, k] · b[k, n])`, in tiles of `rows × vectors` vector registers that stay in
 registers over the whole k loop: each step loads `vectors` vectors of b and broadcasts `rows` values of a (Goto & van de
-Geijn, "Anatomy of high-performance matrix multiplication", 2008). Columns are tiled outermost, so the strip of b that a
-tile reads stays in the first-level cache while all rows pass over it; k is cut in chunks where the strip would not fit.
+Geijn, "Anatomy of high-performance matrix multiplication", 2008). The loops are, from the outside: strips of columns,
+chunks of k, blocks of rows, tiles. A strip of b, `chunk` high, stays in the first-level cache while all rows pass over
+it, and a block of a while all tiles of the strip do: a large a is read once per strip, not once per tile.
 
-The last column tile overlaps its neighbour instead of being narrower: the same values are computed twice, and no kernel
-needs a masked tail.
+Columns are counted in vectors. Where they do not fill the last one it begins earlier and overlaps its neighbour: the
+same values are computed twice, and no kernel needs a masked tail. A strip is cut in tiles of `vectors` and, where that
+does not divide it, of one vector less.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +26,15 @@ from graphprune.compiler.targets import Target
 
 CACHE = 24 * 1024  # bytes of first-level cache for the strip of b
 BLOCKS = (1, 2, 4, 8)  # heights of the blocks of a sparse a
-_END = 1.0  # issue slots to load and to write one accumulator
-_LATENCY = 8  # independent accumulators that hide the latency of a multiply-add
+_VECTORS = range(1, 9)  # widths of tiles
+_HIGHEST = 8  # rows of a tile: LLVM spills beyond
+_WIDEST = 64  # vectors of a strip
+_END = 1.5  # issue slots to load and to write one accumulator
+_PART = 4.0  # the same for partial sums, which have left the first-level cache
+_TURN = 30  # issue slots to leave the loop over k, which is not foreseen, and to begin the next
+_LATENCY = 9  # independent accumulators that hide the latency of a multiply-add
+_NEAR = 256 * 1024  # bytes of a that stay in the second-level cache from strip to strip
+_FAR = 0.08  # issue slots that a byte from beyond costs
 
 Expr = Any
 
@@ -52,7 +61,9 @@ class Product:
     """The static extents of a product and its tile.
 
     Attributes:
+        strip: vectors of a strip, no more than the columns have.
         chunk: how far k goes before the strip of b is changed.
+        spare: values that lie between two rows of a strip.
         cost: issue slots that the cost model expects of one product.
     """
 
@@ -60,7 +71,9 @@ class Product:
     columns: int
     depth: int
     tile: Tile
+    strip: int
     chunk: int
+    spare: int = 0
     cost: float = 0.0
 
     @property
@@ -74,28 +87,69 @@ class Product:
         return -(-self.rows // self.tile.rows)
 
     @property
-    def narrow(self) -> bool:
-        """True where one tile is wider than the whole output, whose rows are then written through a buffer."""
-        return self.columns < self.tile.columns
+    def vectors(self) -> int:
+        """Vectors that hold the columns."""
+        return -(-self.columns // self.tile.lanes)
 
     @property
-    def stride(self) -> int:
-        """Distance between rows of what the tiles write."""
-        return self.tile.columns if self.narrow else self.columns
+    def strips(self) -> int:
+        """Strips that hold the vectors; the last one may overlap its neighbour."""
+        return -(-self.vectors // self.strip)
+
+    @property
+    def width(self) -> int:
+        """Columns of a strip."""
+        return self.strip * self.tile.lanes
+
+    @property
+    def pitch(self) -> int:
+        """Distance between rows of a strip that is a copy."""
+        return self.width + self.spare
+
+    @property
+    def tiles(self) -> list[tuple[int, int]]:
+        """How many tiles of a strip have how many vectors."""
+        return _tiles_of(self.strip, self.tile.vectors)
+
+    def first(self, strip: Expr) -> Expr:
+        """The first vector of a strip."""
+        return tirx.min(strip * self.strip, self.vectors - self.strip) if self.strips > 1 else strip * 0
+
+    def column(self, vector: Expr, last: bool = True) -> Expr:
+        """Where a vector of columns begins; `last` where it may be the last one, which overlaps its neighbour."""
+        column = vector * self.tile.lanes
+        return tirx.min(column, self.columns - self.tile.lanes) if last and self.columns % self.tile.lanes else column
+
+    def __str__(self) -> str:
+        return str(self.tile) + (f", strips of {self.width}" if self.strip > self.tile.vectors else "")
 
 
-def plan(rows: int, columns: int, depth: int, target: Target, multiple: int = 1) -> Product:
+def _tiles_of(strip: int, vectors: int) -> list[tuple[int, int]]:
+    """How many tiles of `vectors` and of one vector less make a strip; none where tiles of less would do."""
+    tiles = -(-strip // vectors)
+    slim = tiles * vectors - strip
+    return [(n, width) for n, width in ((tiles - slim, vectors), (slim, vectors - 1)) if n] if slim < tiles else []
+
+
+def plan(rows: int, columns: int, depth: int, target: Target, multiple: int = 1, spare: int = 0) -> Product:
     """The product of these extents with the tile that wastes least; `chunk` is a multiple of `multiple`."""
+    lanes = _lanes(columns, target)
 
-    def planned(tile: Tile) -> Product:
+    def steps(tile: Tile, vectors: int) -> float:
         full, rest = divmod(rows, tile.rows)
-        steps = depth * (full * _step(tile.rows, tile.vectors) + (_step(rest, tile.vectors) if rest else 0))
-        return _product(rows, columns, depth, tile, steps, multiple)
+        return depth * (full * _step(tile.rows, vectors) + (_step(rest, vectors) if rest else 0))
 
-    return min((planned(tile) for tile in _tiles(rows, target)), key=lambda product: product.cost)
+    tiles = [
+        Tile(-(-rows // -(-rows // most)), vectors, lanes)
+        for vectors in _VECTORS
+        if (most := min((target.registers - vectors - 1) // vectors, _HIGHEST))
+    ]
+    return _best(rows, columns, depth, tiles, steps, lambda tile: 4 * rows * depth, multiple, spare)
 
 
-def plan_sparse(kept: np.ndarray, columns: int, target: Target, multiple: int = 1, moved: int = 0) -> Product:
+def plan_sparse(
+    kept: np.ndarray, columns: int, target: Target, multiple: int = 1, moved: int = 0, spare: int = 0
+) -> Product:
     """The product of a sparse a, with the tile that wastes least.
 
     Args:
@@ -104,50 +158,80 @@ def plan_sparse(kept: np.ndarray, columns: int, target: Target, multiple: int = 
         target: the machine.
         multiple: what the chunk is a multiple of.
         moved: values that each column of tiles takes one by one to where they belong, per column.
+        spare: values between two rows of the strip.
     """
     groups, rows, depth = kept.shape
+    lanes = _lanes(columns, target)
+    heights = [height for height in BLOCKS if height <= rows]
+    entries = {  # (height of the block, its share of the steps)
+        height: [
+            (min(height, rows - at), int(kept[:, at : at + height].any(1).sum()) / groups)
+            for at in range(0, rows, height)
+        ]
+        for height in heights
+    }
 
-    def planned(tile: Tile) -> Product:
-        steps = sum(
-            int(kept[:, at : at + tile.rows].any(1).sum()) * (1 + _step(min(tile.rows, rows - at), tile.vectors))
-            for at in range(0, rows, tile.rows)
-        )
-        return _product(rows, columns, depth, tile, steps / groups + moved * tile.columns, multiple)
+    def steps(tile: Tile, vectors: int) -> float:
+        return sum(n * (1 + _step(height, vectors)) for height, n in entries[tile.rows]) + moved * vectors * lanes
+
+    def size(tile: Tile) -> float:
+        return 4 * (tile.rows + 1) * sum(n for _, n in entries[tile.rows])
 
     tiles = [
-        Tile(rows_, vectors, target.lanes)
-        for rows_ in BLOCKS
-        for vectors in (1, 2, 3, 4, 6, 8)
-        if rows_ <= rows and rows_ * vectors + vectors + 1 <= target.registers
+        Tile(height, vectors, lanes)
+        for height in heights
+        for vectors in _VECTORS
+        if height * vectors + vectors + 1 <= target.registers
     ]
-    return min((planned(tile) for tile in tiles), key=lambda product: product.cost)
+    return _best(rows, columns, depth, tiles, steps, size, multiple, spare)
 
 
-def _product(rows: int, columns: int, depth: int, tile: Tile, steps: float, multiple: int) -> Product:
-    """The product whose steps through all blocks of one column of tiles cost ``steps``."""
-    fits = max(CACHE // (4 * tile.columns), 1)
-    chunks = max(-(-depth // fits), 1)
-    chunk = -(-depth // (chunks * multiple)) * multiple
-    chunks = -(-depth // chunk)
-    ends = chunks * -(-rows // tile.rows) * (tile.rows * tile.vectors * _END + 4)
-    cost = (steps + 2 * tile.vectors * depth + ends) * -(-columns // tile.columns)
-    return Product(rows, columns, depth, tile, chunk, cost)
+def _lanes(columns: int, target: Target) -> int:
+    """Lanes of a vector: all that the machine has, or as many as a power of two has within the columns."""
+    return min(target.lanes, 1 << (columns.bit_length() - 1))
 
 
-def _tiles(rows: int, target: Target) -> list[Tile]:
-    tiles = []
-    for vectors in (1, 2, 3, 4, 6, 8):
-        most = (target.registers - vectors - 1) // vectors
-        if not most:
-            continue
-        blocks = -(-rows // most)
-        tiles.append(Tile(-(-rows // blocks), vectors, target.lanes))
-    return tiles
+def _best(
+    rows: int,
+    columns: int,
+    depth: int,
+    tiles: list[Tile],
+    steps: Callable[[Tile, int], float],
+    size: Callable[[Tile], float],
+    multiple: int,
+    spare: int,
+) -> Product:
+    """The cheapest of all tiles and strips.
+
+    `steps` is the cost of all steps through the blocks of one column of tiles of so many vectors, `size` the bytes of a
+    that every strip reads.
+    """
+
+    def planned() -> Iterator[Product]:
+        for tile in tiles:
+            vectors = -(-columns // tile.lanes)
+            far = _FAR * size(tile) if size(tile) > _NEAR else 0
+            cost_of = {width: steps(tile, width) for width in (tile.vectors, tile.vectors - 1) if width}
+            for strip in sorted({-(-vectors // n) for n in range(1, vectors + 1)}):
+                parts = _tiles_of(strip, tile.vectors)
+                if not parts or strip > _WIDEST:
+                    continue
+                fits = max(CACHE // (4 * (strip * tile.lanes + spare)), 1)
+                chunks = max(-(-depth // fits), 1)
+                chunk = -(-depth // (chunks * multiple)) * multiple
+                chunks, blocks = -(-depth // chunk), -(-rows // tile.rows)
+                end = _END + _PART * (chunks - 1)
+                cost = 2 * strip * depth + far
+                for n, width in parts:
+                    cost += n * (cost_of[width] + blocks * (tile.rows * width * end + chunks * _TURN))
+                yield Product(rows, columns, depth, tile, strip, chunk, spare, cost * -(-vectors // strip))
+
+    return min(planned(), key=lambda product: product.cost)
 
 
 def _step(rows: int, vectors: int) -> float:
     """Issue slots of one step of k: multiply-adds, never fewer than their latency, and the loads that feed them."""
-    return max(rows * vectors, _LATENCY) + 0.25 * (rows + vectors)
+    return max(rows * vectors, rows + vectors, _LATENCY) + 0.25 * (rows + vectors)
 
 
 def arguments(*int32: str, **shapes: tuple[int, ...] | None) -> tuple[Expr, ...]:
@@ -169,6 +253,11 @@ def scratch(size: int) -> Expr:
     return T.sblock_alloc_buffer((size,), "float32")
 
 
+def partial_sums(product: Product) -> Expr:
+    """Memory for the sums of a strip between chunks of k; None where k is not cut."""
+    return scratch(product.rows * product.width) if product.chunks > 1 else None
+
+
 def ramp(index: Expr, lanes: int) -> Expr:
     """`lanes` consecutive elements from `index`."""
     return tirx.Ramp(index, 1, lanes) if lanes > 1 else index
@@ -183,85 +272,108 @@ def emit(
     product: Product,
     *,
     a: Callable[[Expr, int, Expr], Expr],
-    b: Callable[[Expr, Expr, Expr, Expr, int], Expr],
+    b: Callable[[Expr, Expr, Expr, Expr, Expr], Expr],
     start: Callable[[Expr, Expr], Expr],
     finish: Callable[[Expr, Expr, Expr], Expr],
     out: Any,
-    out_at: Callable[[Expr, Expr], Expr],
+    out_at: Callable[[Expr, Expr, Expr], Expr],
+    partial: Any = None,
     prepare: Callable[[Expr, Expr, Expr], None] | None = None,
-    steps: Callable[[Expr, Expr], tuple[Expr, Expr]] | None = None,
+    steps: Callable[[Expr, Expr, Expr, Expr], tuple[Expr, Expr]] | None = None,
     done: Callable[[Expr], None] | None = None,
 ) -> None:
     """Write the loops of `product` into the function being built.
 
     Args:
         a: (block of rows, row in the block, k) → scalar.
-        b: (column of the tile, tile, k, k within the chunk, vector) → vector.
+        b: (column, strip, k, k within the chunk, column within the strip) → vector.
         start: (row, column) → vector the sum starts from.
         finish: (row, column, sum) → vector to write.
-        out: flat buffer written; partial sums pass through it where k is cut.
-        out_at: (row, column) → index in `out`.
-        prepare: (column of the tile, first k, count of k) emits what brings a strip of b into place.
-        steps: (block of rows, chunk) → first step and number of steps, where a is sparse: `a` and `b` are then given
-            steps in the place of k. Otherwise every k of the chunk is a step.
-        done: (column of the tile) emits what follows once all rows of a tile of columns are written.
+        out: flat buffer written.
+        out_at: (row, column, column within the strip) → index in `out`.
+        partial: from `partial_sums`.
+        prepare: (first vector, first k, count of k) emits what brings a strip of b into place.
+        steps: (block of rows, chunk, first k, count of k) → first step and number of steps, where those of a block are
+            numbered in another way: `a` and `b` are then given steps in the place of k.
+        done: (first vector) emits what follows once all rows of a strip are written.
     """
     tile, lanes = product.tile, product.tile.lanes
     chunks = product.chunks
 
-    def block(number: Expr, rows: int, column: Expr, strip: Expr, chunk: Expr, first: Expr, count: Expr) -> None:
-        sums = [T.alloc_buffer((tile.columns,), "float32") for _ in range(rows)]
-        places = [(r, v) for r in range(rows) for v in range(tile.vectors)]
+    def block(
+        number: Expr, rows: int, before: Expr, vectors: int, at: Expr, strip: Expr, chunk: Expr, k: tuple[Expr, Expr]
+    ) -> None:
+        sums = [T.alloc_buffer((vectors * lanes,), "float32") for _ in range(rows)]
+        places = [(r, v) for r in range(rows) for v in range(vectors)]
 
-        def at(r: int, v: int) -> tuple[Expr, Expr]:
-            return number * tile.rows + r, column + v * lanes
+        def column(v: int) -> Expr:
+            return product.column(before + at + v, last=v == vectors - 1)
 
         def set_sums(value: Callable[[int, int], Expr]) -> None:
             for r, v in places:
                 T.buffer_store(sums[r], value(r, v), [ramp(v * lanes, lanes)])
 
-        def write(value: Callable[[int, int], Expr]) -> None:
+        def kept(r: int, v: int) -> Expr:
+            return ramp((number * tile.rows + r) * product.width + (at + v) * lanes, lanes)
+
+        def write() -> None:
             for r, v in places:
-                T.buffer_store(out, value(r, v), [ramp(out_at(*at(r, v)), lanes)])
+                place = out_at(number * tile.rows + r, column(v), (at + v) * lanes)
+                T.buffer_store(out, finished(r, v), [ramp(place, lanes)])
 
         def total(r: int, v: int) -> Expr:
             return sums[r][ramp(v * lanes, lanes)]
 
+        def fresh(r: int, v: int) -> Expr:
+            return start(number * tile.rows + r, column(v))
+
+        def finished(r: int, v: int) -> Expr:
+            return finish(number * tile.rows + r, column(v), total(r, v))
+
         if chunks == 1:
-            set_sums(lambda r, v: start(*at(r, v)))
+            set_sums(fresh)
         else:
             with T.If(chunk == 0):
                 with T.Then():
-                    set_sums(lambda r, v: start(*at(r, v)))
+                    set_sums(fresh)
                 with T.Else():
-                    set_sums(lambda r, v: out[ramp(out_at(*at(r, v)), lanes)])
-        begin, extent = steps(number, chunk) if steps else (first, count)
-        with T.serial(0, extent) as k:
+                    set_sums(lambda r, v: partial[kept(r, v)])
+        begin, extent = steps(number, chunk, *k) if steps else k
+        with T.serial(0, extent) as inner:
             for r in range(rows):
-                value = splat(a(number, r, begin + k), lanes)
-                for v in range(tile.vectors):
-                    vector = b(column, strip, begin + k, k, v)
+                value = splat(a(number, r, begin + inner), lanes)
+                for v in range(vectors):
+                    vector = b(column(v), strip, begin + inner, inner, (at + v) * lanes)
                     T.buffer_store(sums[r], total(r, v) + value * vector, [ramp(v * lanes, lanes)])
         if chunks == 1:
-            write(lambda r, v: finish(*at(r, v), total(r, v)))
+            write()
         else:
             with T.If(chunk == chunks - 1):
                 with T.Then():
-                    write(lambda r, v: finish(*at(r, v), total(r, v)))
+                    write()
                 with T.Else():
-                    write(total)
+                    for r, v in places:
+                        T.buffer_store(partial, total(r, v), [kept(r, v)])
 
     full, rest = divmod(product.rows, tile.rows)
-    with T.serial(0, -(-product.columns // tile.columns)) as strip:
-        column = strip * 0 if product.narrow else tirx.min(strip * tile.columns, product.columns - tile.columns)
+    with T.serial(0, product.strips) as strip:
+        before = product.first(strip)
         with T.serial(0, chunks) as chunk:
             first = chunk * product.chunk
-            count = tirx.min(product.chunk, product.depth - first)
+            k = first, tirx.min(product.chunk, product.depth - first)
             if prepare:
-                prepare(column, first, count)
+                prepare(before, *k)
+
+            def tiles(number: Expr, rows: int) -> None:
+                at = 0
+                for n, vectors in product.tiles:
+                    with T.serial(0, n) as t:
+                        block(number, rows, before, vectors, at + t * vectors, strip, chunk, k)
+                    at += n * vectors
+
             with T.serial(0, full) as number:
-                block(number, tile.rows, column, strip, chunk, first, count)
+                tiles(number, tile.rows)
             if rest:
-                block(tirx.IntImm("int32", full), rest, column, strip, chunk, first, count)
+                tiles(tirx.IntImm("int32", full), rest)
         if done:
-            done(column)
+            done(before)

@@ -6,6 +6,7 @@ its sparse form works on transposed tiles: rows are outputs, vectors run over th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.matmul import Matmul
-from graphprune.compiler.kernels.product import Expr, Product, arguments, ramp, scratch, splat
+from graphprune.compiler.kernels.product import Expr, Product, arguments, partial_sums, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 
@@ -60,7 +61,7 @@ def pack(a: np.ndarray, shape: Product) -> Packed:
                 block = chunk[at : at + height]
                 kept = np.flatnonzero(block.any(0))
                 values.append(np.pad(block[:, kept], [(0, height - len(block)), (0, 0)]).T)
-                offsets.append(kept * shape.tile.columns)
+                offsets.append(kept * shape.pitch)
                 pointers.append(pointers[-1] + len(kept))
     if not pointers[-1]:  # an array must hold something
         values.append(np.zeros((1, height)))
@@ -81,7 +82,7 @@ def plan_matmul(matmul: Matmul, b: np.ndarray, target: Target) -> Product:
 def matmul_kernel(matmul: Matmul, shape: Product, steps: int) -> tirx.PrimFunc:
     """The function (a, values, offsets, pointers, bias [columns], residual if any, out)."""
     tile, lanes = shape.tile, shape.tile.lanes
-    rows, columns, depth = matmul.rows, matmul.columns, matmul.depth
+    columns, depth = matmul.columns, matmul.depth
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name("sparse_matmul")
         T.func_attr({"tirx.noalias": True})
@@ -96,38 +97,50 @@ def matmul_kernel(matmul: Matmul, shape: Product, steps: int) -> tirx.PrimFunc:
             residual=matmul.out_shape if matmul.epilogue.residual else None,
             out=matmul.out_shape,
         )
-        strip = scratch(shape.chunk * tile.columns)
-        turned = scratch(columns * tile.columns)
-        there = min(rows, tile.columns)  # rows of a in a tile
-        base: list[Expr] = [0]
+        strip = scratch(shape.chunk * shape.width)
+        turned = scratch(columns * shape.width)
+        partial = partial_sums(shape)
+        last = shape.strip - 1
 
-        def gather(column: Expr, first: Expr, count: Expr) -> None:
-            base[0] = column
-            with T.serial(0, there) as m, T.serial(0, count) as k:
-                T.buffer_store(strip, a[(column + m) * depth + first + k], [k * tile.columns + m])
+        def each(vector: Expr, emit: Callable[[Expr, Expr], None]) -> None:
+            """For every row of a in a strip: which it is, and its place there."""
+            with T.serial(0, last * lanes) as m:
+                emit(vector * lanes + m, m)
+            with T.serial(0, lanes) as m:
+                emit(shape.column(vector + last) + m, last * lanes + m)
 
-        def kept(block: Expr, chunk: Expr) -> tuple[Expr, Expr]:
+        def gather(vector: Expr, first: Expr, count: Expr) -> None:
+            def turn(row: Expr, m: Expr) -> None:
+                with T.serial(0, count) as k:
+                    T.buffer_store(strip, a[row * depth + first + k], [k * shape.width + m])
+
+            each(vector, turn)
+
+        def numbered(block: Expr, chunk: Expr, first: Expr, count: Expr) -> tuple[Expr, Expr]:
             at = chunk * shape.blocks + block
             return pointers[at], pointers[at + 1] - pointers[at]
 
-        def write(column: Expr) -> None:
-            with T.serial(0, there) as m, T.serial(0, columns) as n:
-                at = (column + m) * columns + n
-                value = turned[n * tile.columns + m] + bias[n]
-                if residual is not None:
-                    value = value + residual[at]
-                T.buffer_store(out, matmul.epilogue.clip(value, 1), [at])
+        def write(vector: Expr) -> None:
+            def turn(row: Expr, m: Expr) -> None:
+                with T.serial(0, columns) as n:
+                    value = turned[n * shape.width + m] + bias[n]
+                    if residual is not None:
+                        value = value + residual[row * columns + n]
+                    T.buffer_store(out, matmul.epilogue.clip(value, 1), [row * columns + n])
+
+            each(vector, turn)
 
         product.emit(
             shape,
             a=lambda block, r, k: values[k * tile.rows + r],
-            b=lambda column, tile_, k, inner, v: strip[ramp(offsets[k] + v * lanes, lanes)],
+            b=lambda column, tile_, k, inner, at: strip[ramp(offsets[k] + at, lanes)],
             start=lambda n, column: splat(tirx.const(0.0, "float32"), lanes),
             finish=lambda n, column, value: value,
             out=turned,
-            out_at=lambda n, column: n * tile.columns + column - base[0],
+            out_at=lambda n, column, at: n * shape.width + at,
+            partial=partial,
             prepare=gather,
-            steps=kept,
+            steps=numbered,
             done=write,
         )
     return builder.get()

@@ -135,12 +135,15 @@ def test_explicit_padding_is_part_of_the_window(tmp_path: Path) -> None:
     assert kinds(check(proto, tmp_path)) == {"ours": 1}
 
 
-def test_weights_are_packed_by_blocks_of_output_channels() -> None:
+def test_weights_are_packed_in_the_order_they_are_read() -> None:
     weight = np.arange(2 * 3 * 2 * 1 * 1, dtype=np.float32).reshape(6, 2, 1, 1)  # two groups of three filters
-    packed = pack_weights(weight, 2, Product(rows=3, columns=9, depth=2, tile=Tile(2, 1, 4), chunk=2))
-    assert packed.shape == (2, 2, 2, 2)
-    assert packed[0].tolist() == [[[0, 2], [1, 3]], [[4, 0], [5, 0]]]
-    assert packed[1].tolist() == [[[6, 8], [7, 9]], [[10, 0], [11, 0]]]
+    whole = Product(rows=3, columns=9, depth=2, tile=Tile(2, 1, 4), strip=1, chunk=2)
+    assert pack_weights(weight, 2, whole).reshape(2, 2, 2, 2).tolist() == [
+        [[[0, 2], [1, 3]], [[4, 0], [5, 0]]],
+        [[[6, 8], [7, 9]], [[10, 0], [11, 0]]],
+    ]
+    cut = Product(rows=3, columns=9, depth=2, tile=Tile(2, 1, 4), strip=1, chunk=1)
+    assert pack_weights(weight, 2, cut).reshape(2, 2, 2, 2)[0].tolist() == [[[0, 2], [4, 0]], [[1, 3], [5, 0]]]
 
 
 @settings(max_examples=60)

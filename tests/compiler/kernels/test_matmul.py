@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphprune.compiler.kernels.matmul import pack_bias, pack_panels
+from graphprune.compiler.kernels.matmul import pack_panels
 from graphprune.compiler.kernels.product import Product, Tile, plan
 from graphprune.compiler.targets import Target
 from tests.compiler.oracle import check, kinds, model
@@ -86,12 +86,11 @@ def test_scores_of_attention_keep_their_scale(tmp_path: Path) -> None:
 
 
 def test_panels_overlap_at_the_end() -> None:
-    shape = Product(rows=1, columns=5, depth=2, tile=Tile(1, 1, 4), chunk=2)
     b = np.arange(10, dtype=np.float32).reshape(2, 5)
+    shape = Product(rows=1, columns=5, depth=2, tile=Tile(1, 1, 4), strip=1, chunk=2)
     assert pack_panels(b, shape).tolist() == [[[0, 1, 2, 3], [5, 6, 7, 8]], [[1, 2, 3, 4], [6, 7, 8, 9]]]
-    narrow = Product(rows=1, columns=2, depth=2, tile=Tile(1, 1, 4), chunk=2)
-    assert pack_panels(b[:, :2], narrow).tolist() == [[[0, 1, 0, 0], [5, 6, 0, 0]]]
-    assert pack_bias(np.array([1.0, 2.0]), narrow).tolist() == [1, 2, 0, 0]
+    wide = Product(rows=1, columns=5, depth=2, tile=Tile(1, 1, 4), strip=2, chunk=2)
+    assert pack_panels(b, wide).tolist() == [[[0, 1, 2, 3, 1, 2, 3, 4], [5, 6, 7, 8, 6, 7, 8, 9]]]
 
 
 @pytest.mark.parametrize(("lanes", "registers"), [(4, 16), (4, 32), (8, 16), (16, 32)])

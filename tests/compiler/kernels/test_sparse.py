@@ -123,7 +123,7 @@ def test_any_convolution(tmp_path: Path, data: st.DataObject) -> None:
 def test_blocks_are_listed_group_by_group_and_chunk_by_chunk() -> None:
     a = np.zeros((1, 3, 4), np.float32)
     a[0, 0, 1], a[0, 1, 3], a[0, 2, 0] = 1, 2, 3
-    packed = pack(a, Product(rows=3, columns=9, depth=4, tile=Tile(2, 1, 8), chunk=2))
+    packed = pack(a, Product(rows=3, columns=9, depth=4, tile=Tile(2, 1, 8), strip=1, chunk=2))
     assert packed.pointers.tolist() == [0, 1, 2, 3, 3]  # blocks of rows 0-1 and 2, in k 0-1, then in k 2-3
     assert packed.offsets.tolist() == [8, 0, 8]
     assert packed.values.tolist() == [[1, 0], [3, 0], [0, 2]]
