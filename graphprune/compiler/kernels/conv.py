@@ -65,9 +65,9 @@ def pack_weights(weight: np.ndarray, groups: int, shape: Product) -> np.ndarray:
     rows, blocks = shape.tile.rows, shape.blocks
     padded = np.zeros((groups, blocks * rows, shape.depth), np.float32)
     padded[:, : shape.rows] = weight.reshape(groups, shape.rows, shape.depth)
-    padded = padded.reshape(groups, blocks, rows, shape.depth).transpose(0, 1, 3, 2)
+    ordered = padded.reshape(groups, blocks, rows, shape.depth).transpose(0, 1, 3, 2)
     parts = [
-        padded[g, :, first : first + shape.chunk].ravel()
+        ordered[g, :, first : first + shape.chunk].ravel()
         for g in range(groups)
         for first in range(0, shape.depth, shape.chunk)
     ]
