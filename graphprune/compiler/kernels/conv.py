@@ -17,7 +17,8 @@ from tvm.script.ir_builder import IRBuilder
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.padding import Window, emit_padded
-from graphprune.compiler.kernels.product import Expr, Product, arguments, partial_sums, ramp, scratch, splat
+from graphprune.compiler.kernels.product import Product, partial_sums
+from graphprune.compiler.kernels.vectors import Expr, arguments, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 
@@ -104,7 +105,7 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
             if window.copied:
                 size = window.image[0] * window.image[1]
                 with T.serial(0, conv.channels) as c:
-                    emit_padded(window, x, (n * conv.channels + c) * size, planes, c * window.plane)
+                    emit_padded(window, x, (n * conv.channels + c) * size, planes, c * window.plane, lanes)
             with T.serial(0, conv.groups) as g:
                 channel = g * (conv.channels // conv.groups) + (0 if window.copied else n * conv.channels)
                 filters = (n * conv.groups + g) * shape.rows  # before this group's, in y

@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import tirx
 
-from graphprune.compiler.kernels.product import splat
+from graphprune.compiler.kernels.vectors import splat
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.epilogue import Epilogue
-from graphprune.compiler.kernels.product import Expr, Product, arguments, partial_sums, ramp
+from graphprune.compiler.kernels.product import Product, partial_sums
+from graphprune.compiler.kernels.vectors import Expr, arguments, ramp
 from graphprune.compiler.targets import Target
 
 

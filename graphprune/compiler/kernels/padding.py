@@ -12,6 +12,8 @@ from typing import Any
 import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 
+from graphprune.compiler.kernels.vectors import ramp
+
 Pair = tuple[int, int]
 
 
@@ -85,34 +87,69 @@ class Window:
         return i * self.dilation[0] * self.row + phase * self.span + column
 
 
-def emit_padded(window: Window, source: Any, source_at: Any, plane: Any, plane_at: Any, fill: float = 0.0) -> None:
-    """Copy one image from flat `source` into a plane of flat `plane`, with `fill` around it."""
-    top, left = window.pad[:2]
-    height, width = window.image
-    stride = window.stride[1]
-    zero = tirx.const(fill, "float32")
+def emit_padded(window: Window, source: Any, source_at: Any, plane: Any, plane_at: Any, lanes: int) -> None:
+    """Copy one image from flat `source` into a plane of flat `plane`, with zeros around it."""
+    emit_border(window, plane, plane_at, 0.0)
+    emit_image(window, source, source_at, plane, plane_at, lanes)
 
-    def rows(begin: int, end: int) -> None:
-        with T.serial(0, (end - begin) * window.row) as x:
-            T.buffer_store(plane, zero, [plane_at + begin * window.row + x])
 
-    first, last = min(top, window.height), max(min(top + height, window.height), min(top, window.height))
-    if first:
-        rows(0, first)
+def emit_border(window: Window, plane: Any, plane_at: Any, fill: float) -> None:
+    """Write `fill` wherever a plane holds no image."""
+    first, last = _rows(window)
+    value = tirx.const(fill, "float32")
+
+    def write(begin: Any, count: int) -> None:
+        if count:
+            with T.serial(0, count) as x:
+                T.buffer_store(plane, value, [begin + x])
+
+    write(plane_at, first * window.row)
     with T.serial(0, last - first) as y:
         for phase in range(window.phases):
             to = plane_at + (y + first) * window.row + phase * window.span
-            begin = min(max(-(-(left - phase) // stride), 0), window.span)
-            end = max(min((width + left - phase - 1) // stride + 1, window.span), begin)
-            if begin:
-                with T.serial(0, begin) as x:
-                    T.buffer_store(plane, zero, [to + x])
-            if end > begin:
-                origin = source_at + (y + first - top) * width + (begin * stride + phase - left)
-                with T.serial(0, end - begin) as x:
-                    T.buffer_store(plane, source[origin + x * stride], [to + begin + x])
-            if window.span > end:
-                with T.serial(0, window.span - end) as x:
-                    T.buffer_store(plane, zero, [to + end + x])
-    if window.height > last:
-        rows(last, window.height)
+            begin, end = _columns(window, phase)
+            write(to, begin)
+            write(to + end, window.span - end)
+    write(plane_at + last * window.row, (window.height - last) * window.row)
+
+
+def emit_image(window: Window, source: Any, source_at: Any, plane: Any, plane_at: Any, lanes: int) -> None:
+    """Copy one image from flat `source` into a plane of flat `plane`; what is around it stays."""
+    first, last = _rows(window)
+    stride = window.stride[1]
+    with T.serial(0, last - first) as y:
+        for phase in range(window.phases):
+            to = plane_at + (y + first) * window.row + phase * window.span
+            begin, end = _columns(window, phase)
+            origin = source_at + (y + first - window.pad[0]) * window.image[1] + begin * stride + phase - window.pad[1]
+            _emit_row(source, origin, stride, plane, to + begin, end - begin, lanes)
+
+
+def _emit_row(source: Any, origin: Any, stride: int, plane: Any, to: Any, count: int, lanes: int) -> None:
+    """Copy every `stride`-th value, in vectors of which the last one overlaps its neighbour."""
+    lanes = min(lanes, 1 << (count.bit_length() - 1)) if count and stride < 3 else 1
+
+    def copy(x: Any) -> None:
+        value = source[ramp(origin + x * stride, lanes)]
+        if stride == 2 and lanes > 1:  # even places of two vectors; LLVM's own loads of every second value are slow
+            more = source[ramp(origin + x * stride + lanes, lanes)]
+            value = tirx.Shuffle([value, more], list(range(0, 2 * lanes, 2)))
+        T.buffer_store(plane, value, [ramp(to + x, lanes)])
+
+    with T.serial(0, count // lanes) as v:
+        copy(v * lanes)
+    if count % lanes:
+        copy(count - lanes)
+
+
+def _rows(window: Window) -> tuple[int, int]:
+    """The rows of a plane that hold rows of the image: the first, and one beyond the last."""
+    top = min(window.pad[0], window.height)
+    return top, max(min(window.pad[0] + window.image[0], window.height), top)
+
+
+def _columns(window: Window, phase: int) -> tuple[int, int]:
+    """The columns of one phase that hold columns of the image: the first, and one beyond the last."""
+    left, stride = window.pad[1], window.stride[1]
+    begin = min(max(-(-(left - phase) // stride), 0), window.span)
+    return begin, max(min((window.image[1] + left - phase - 1) // stride + 1, window.span), begin)

@@ -13,7 +13,6 @@ does not divide it, of one vector less.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 
+from graphprune.compiler.kernels.vectors import Expr, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 CACHE = 24 * 1024  # bytes of first-level cache for the strip of b
@@ -35,8 +35,6 @@ _TURN = 30  # issue slots to leave the loop over k, which is not foreseen, and t
 _LATENCY = 9  # independent accumulators that hide the latency of a multiply-add
 _NEAR = 256 * 1024  # bytes of a that stay in the second-level cache from strip to strip
 _FAR = 0.08  # issue slots that a byte from beyond costs
-
-Expr = Any
 
 
 @dataclass(frozen=True)
@@ -234,38 +232,9 @@ def _step(rows: int, vectors: int) -> float:
     return max(rows * vectors, rows + vectors, _LATENCY) + 0.25 * (rows + vectors)
 
 
-def arguments(*int32: str, **shapes: tuple[int, ...] | None) -> tuple[Expr, ...]:
-    """Give the function being built arrays of these shapes, float32 but for those named; their values, each as one row.
-
-    A shape that is None stands for an argument this function does without, and gives None.
-    """
-    dtypes = {name: "int32" if name in int32 else "float32" for name in shapes}
-    arrays = {name: T.arg(name, T.buffer(shape, dtypes[name])) for name, shape in shapes.items() if shape is not None}
-    rows = {
-        name: T.decl_buffer((math.prod(shapes[name] or ()),), dtypes[name], data=array.data)
-        for name, array in arrays.items()
-    }
-    return tuple(rows.get(name) for name in shapes)
-
-
-def scratch(size: int) -> Expr:
-    """Memory for `size` float32 that the function uses and the memory plan places."""
-    return T.sblock_alloc_buffer((size,), "float32")
-
-
 def partial_sums(product: Product) -> Expr:
     """Memory for the sums of a strip between chunks of k; None where k is not cut."""
     return scratch(product.rows * product.width) if product.chunks > 1 else None
-
-
-def ramp(index: Expr, lanes: int) -> Expr:
-    """`lanes` consecutive elements from `index`."""
-    return tirx.Ramp(index, 1, lanes) if lanes > 1 else index
-
-
-def splat(value: Expr, lanes: int) -> Expr:
-    """`value` in every lane."""
-    return tirx.Broadcast(value, lanes) if lanes > 1 else value
 
 
 def emit(

@@ -15,7 +15,7 @@ import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
-from graphprune.compiler.kernels.product import Expr, arguments, ramp, splat
+from graphprune.compiler.kernels.vectors import Expr, arguments, ramp, splat
 from graphprune.compiler.targets import Target
 
 _LOWEST = float(np.finfo(np.float32).min)

@@ -16,7 +16,8 @@ from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.matmul import Matmul
-from graphprune.compiler.kernels.product import Expr, Product, arguments, partial_sums, ramp, scratch, splat
+from graphprune.compiler.kernels.product import Product, partial_sums
+from graphprune.compiler.kernels.vectors import Expr, arguments, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 

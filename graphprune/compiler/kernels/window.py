@@ -15,12 +15,14 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compiler.kernels.epilogue import Epilogue
-from graphprune.compiler.kernels.padding import Window, emit_padded
-from graphprune.compiler.kernels.product import arguments, ramp, scratch, splat
+from graphprune.compiler.kernels.padding import Window, emit_border, emit_image
+from graphprune.compiler.kernels.vectors import arguments, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 Mode = Literal["depthwise", "max", "average"]
 _LOWEST = float(np.finfo(np.float32).min)
+_LATENCY = 8  # independent sums that hide the latency of a multiply-add
+_STATEMENTS = 400  # multiply-adds written out
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,11 @@ def window_kernel(op: Windowed, target: Target) -> tirx.PrimFunc:
     window = op.window
     (height, width), (rows, columns) = window.image, window.out
     taps = [window.tap(i, j) for i in range(window.kernel[0]) for j in range(window.kernel[1])]
-    lanes = min(target.lanes, 1 << (columns.bit_length() - 1))
-    group = min(columns // lanes, 4)  # vectors computed together, to hide the latency of a multiply-add
+    block = _block(op, target)
+    lanes = block.lanes
     filters = op.channels * op.multiplier
     depthwise = op.mode == "depthwise"
+    identity = _LOWEST if op.mode == "max" else 0.0
     out = (op.batch, filters, rows, columns)
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name(op.mode)
@@ -76,42 +79,91 @@ def window_kernel(op: Windowed, target: Target) -> tirx.PrimFunc:
             residual=out if op.epilogue.residual else None,
             y=out,
         )
-        padded = scratch(window.plane) if window.copied else None
+        padded = scratch(window.plane + lanes) if window.copied else None
+        if padded is not None:
+            emit_border(window, padded, 0, identity)
 
         def combine(value: Any, source: Any, channel: Any, tap: int) -> Any:
             if weight is not None:
                 return value + splat(weight[channel * len(taps) + tap], lanes) * source
             return tirx.max(value, source) if op.mode == "max" else value + source
 
+        def write(image: Any, place: Any, value: Any, lanes: int) -> None:
+            at = ramp(image * (rows * columns) + place, lanes)
+            if scale is not None:
+                value = value * scale[ramp(place, lanes)]
+            if residual is not None:
+                value = value + residual[at]
+            T.buffer_store(y, op.epilogue.clip(value, lanes), [at])
+
         with T.serial(0, op.batch * op.channels) as image:
             if padded is not None:
-                fill = _LOWEST if op.mode == "max" else 0.0
-                emit_padded(window, x, image * height * width, padded, 0, fill)
+                emit_image(window, x, image * height * width, padded, 0, target.lanes)
             plane, origin = (x, image * height * width) if padded is None else (padded, 0)
-            parts = -(-columns // (group * lanes))
-            with T.serial(0, op.multiplier) as copy, T.serial(0, rows) as row, T.serial(0, parts) as part:
-                column = tirx.min(part * (group * lanes), columns - group * lanes)
+            with T.serial(0, op.multiplier) as copy, T.serial(0, block.down) as down, T.serial(0, block.across) as part:
                 channel = (image % op.channels) * op.multiplier + copy
-                source = origin + row * (window.stride[0] * window.row) + column
-                sums = [T.alloc_buffer((lanes,), "float32") for _ in range(group)]
+                row = tirx.min(down * block.rows, rows - block.rows)
+                starts = [block.column(part, v, columns) for v in range(block.vectors)]
+                places = [(r, v) for r in range(block.rows) for v in range(block.vectors)]
+                sums = {place: T.alloc_buffer((lanes,), "float32") for place in places}
                 at = ramp(0, lanes)
-                for total in sums:
-                    if bias is not None:
-                        first = splat(bias[channel], lanes)
-                    else:
-                        first = splat(tirx.const(_LOWEST if op.mode == "max" else 0.0, "float32"), lanes)
-                    T.buffer_store(total, first, [at])
-                for number, tap in enumerate(taps):
-                    for v, total in enumerate(sums):
-                        value = plane[ramp(source + tap + v * lanes, lanes)]
-                        T.buffer_store(total, combine(total[at], value, channel, number), [at])
-                for v, total in enumerate(sums):
-                    place = row * columns + column + v * lanes
-                    target_at = (image * op.multiplier + copy) * (rows * columns) + place
-                    value = total[at]
-                    if scale is not None:
-                        value = value * scale[ramp(place, lanes)]
-                    if residual is not None:
-                        value = value + residual[ramp(target_at, lanes)]
-                    T.buffer_store(y, op.epilogue.clip(value, lanes), [ramp(target_at, lanes)])
+                for total in sums.values():
+                    first = bias[channel] if bias is not None else tirx.const(identity, "float32")
+                    T.buffer_store(total, splat(first, lanes), [at])
+                for source, users in _readers(window, taps, block.rows):  # values that rows share are loaded once
+                    for v, start in enumerate(starts):
+                        there = origin + row * (window.stride[0] * window.row) + start + source
+                        for r, tap in users:
+                            total = sums[r, v]
+                            T.buffer_store(total, combine(total[at], plane[ramp(there, lanes)], channel, tap), [at])
+                for (r, v), total in sums.items():
+                    place, filter_ = (row + r) * columns + starts[v], image * op.multiplier + copy
+                    if columns >= lanes:
+                        write(filter_, place, total[at], lanes)
+                        continue
+                    half = lanes // 2  # a row in two halves that overlap
+                    for begin in (0, columns - half):
+                        part_of = tirx.Shuffle([total[at]], list(range(begin, begin + half)))
+                        write(filter_, place + begin, part_of, half)
     return builder.get()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Outputs computed together: `rows` by `vectors` of `lanes`, `down` and `across` such blocks to an image."""
+
+    rows: int
+    vectors: int
+    lanes: int
+    down: int
+    across: int
+
+    def column(self, part: Any, v: int, columns: int) -> Any:
+        """Where vector v of a block begins; the last ones of a row begin earlier and overlap their neighbours."""
+        if columns <= self.lanes:
+            return part * 0
+        return tirx.min((part * self.vectors + v) * self.lanes, columns - self.lanes)
+
+
+def _block(op: Windowed, target: Target) -> _Block:
+    """The block that wastes least: enough sums to hide the latency of a multiply-add, as few as registers hold."""
+    rows, columns = op.window.out
+    lanes = min(target.lanes, 1 << (columns - 1).bit_length())
+    needed = -(-columns // lanes)
+    most = min(max(target.registers * 5 // 8, 1), max(_STATEMENTS // (op.window.kernel[0] * op.window.kernel[1]), 1))
+    choices = [
+        _Block(height, -(-needed // across), lanes, -(-rows // height), across)
+        for across in range(1, needed + 1)
+        for height in range(1, rows + 1)
+        if height * -(-needed // across) <= most
+    ]
+    return min(choices, key=lambda b: (b.down * b.across * (max(b.rows * b.vectors, _LATENCY) + 2), b.rows))
+
+
+def _readers(window: Window, taps: list[int], rows: int) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Which (row, tap) read the same values of the plane, by where those lie from the first row on."""
+    users: dict[int, list[tuple[int, int]]] = {}
+    for r in range(rows):
+        for number, tap in enumerate(taps):
+            users.setdefault(r * window.stride[0] * window.row + tap, []).append((r, number))
+    return sorted(users.items())

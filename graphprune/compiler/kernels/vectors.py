@@ -1,0 +1,40 @@
+"""Vectors, and the arrays that a function takes: the words all kernels are written in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tvm.tirx.script.builder as T  # noqa: N812
+from tvm import tirx
+
+Expr = Any
+
+
+def arguments(*int32: str, **shapes: tuple[int, ...] | None) -> tuple[Expr, ...]:
+    """Give the function being built arrays of these shapes, float32 but for those named; their values, each as one row.
+
+    A shape that is None stands for an argument this function does without, and gives None.
+    """
+    dtypes = {name: "int32" if name in int32 else "float32" for name in shapes}
+    arrays = {name: T.arg(name, T.buffer(shape, dtypes[name])) for name, shape in shapes.items() if shape is not None}
+    rows = {
+        name: T.decl_buffer((math.prod(shapes[name] or ()),), dtypes[name], data=array.data)
+        for name, array in arrays.items()
+    }
+    return tuple(rows.get(name) for name in shapes)
+
+
+def scratch(size: int) -> Expr:
+    """Memory for `size` float32 that the function uses and the memory plan places."""
+    return T.sblock_alloc_buffer((size,), "float32")
+
+
+def ramp(index: Expr, lanes: int) -> Expr:
+    """`lanes` consecutive elements from `index`."""
+    return tirx.Ramp(index, 1, lanes) if lanes > 1 else index
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """`value` in every lane."""
+    return tirx.Broadcast(value, lanes) if lanes > 1 else value
