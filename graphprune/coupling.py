@@ -47,22 +47,52 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
         left_out = _left_out(model, node)
         inputs = tuple(map(operand, node.inputs))
         outputs = tuple(None if t.name in left_out else operand(t) for t in node.outputs)
-        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset, _joined(model, node))
+        sizes, parts = _sizes(model, node)
+        asked = _asked(model, node) if operator(node) == "Shape" else frozenset()
+        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset, sizes, parts, asked)
 
 
-def _joined(model: Model, node: gs.Node) -> tuple[int | None, ...]:
-    """The elements of the list of sizes a Reshape takes, where a Concat joins it at run time; ``None`` for unknown."""
-    made: Sequence[gs.Node] = node.inputs[1].inputs if node.op == "Reshape" and len(node.inputs) > 1 else ()
-    if len(made) != 1 or made[0].op != "Concat":
-        return ()
+def _sizes(model: Model, node: gs.Node) -> tuple[tuple[int | None, ...], tuple[int, ...]]:
+    """``sizes`` and ``parts`` of a call, where the rule of its operator says which input is a list of sizes."""
+    rule = rule_of(node)
+    if rule is None or rule.sizes is None or rule.sizes >= len(node.inputs):
+        return (), ()
+    given = node.inputs[rule.sizes]
+    made: Sequence[gs.Tensor] = [given]
+    if len(given.inputs) == 1 and given.inputs[0].op == "Concat":
+        made = given.inputs[0].inputs
     elements: list[int | None] = []
-    for part in made[0].inputs:
-        length = next(iter(model.shapes.get(part.name, ())), None)
-        if length is None:
-            return ()
-        constant = isinstance(part, gs.Constant)
-        elements.extend(map(int, np.asarray(part.values)) if constant else [None] * length)
-    return tuple(elements)
+    parts: list[int] = []
+    for part in made:
+        if isinstance(part, gs.Constant):
+            own: list[int | None] = [int(n) for n in np.asarray(part.values).reshape(-1)]
+        else:
+            own = [None] * (next(iter(model.shapes.get(part.name, ())), None) or 0)
+            if not own:
+                return (), ()
+        elements += own
+        parts.append(len(own))
+    return tuple(elements), tuple(parts)
+
+
+def _asked(model: Model, node: gs.Node) -> frozenset[int]:
+    """The axes whose size is read from what a Shape makes."""
+    rank = len(model.shapes[node.inputs[0].name])
+    axes = range(rank)[slice(node.attrs.get("start"), node.attrs.get("end"))]
+    found: set[int] = set()
+    made = list(node.outputs)  # grows: the sizes, and the same in another type
+    for sizes in made:
+        if sizes.name in model.outputs:
+            return frozenset(axes)
+        for reader in sizes.outputs:
+            if reader.op in ("Cast", "Identity"):
+                made.extend(reader.outputs)
+                continue
+            index = reader.inputs[1] if reader.op == "Gather" and reader.inputs[0] is sizes else None
+            if not isinstance(index, gs.Constant):
+                return frozenset(axes)
+            found |= {axes[int(k)] for k in np.asarray(index.values).reshape(-1)}
+    return frozenset(found)
 
 
 def zero_points(model: Model, rules: Mapping[str, Rule] | None = None) -> dict[str, int]:
@@ -235,11 +265,11 @@ class _Silence(dict[Dim, np.ndarray]):
         met: dict[Dim, tuple[np.ndarray, np.ndarray]] = {}  # output axis: tied, and tied to what is not silent
         for tie in ties:
             for y, at_y, x, at_x in ((tie.a, tie.at_a, tie.b, tie.at_b), (tie.b, tie.at_b, tie.a, tie.at_a)):
-                if y.tensor in results and x.tensor in place:
+                if y.tensor in results and (x.tensor in place or x == y):
                     if y not in met:
                         shape = (len(call.inputs), self._sizes[y.tensor][y.axis])
                         met[y] = (np.zeros(shape, bool), np.zeros(shape, bool))  # type: ignore[arg-type]
-                    for k in place[x.tensor]:
+                    for k in place.get(x.tensor, ()):
                         met[y][0][k, at_y] = True
                         met[y][1][k, at_y[~self[x][at_x]]] = True
         for y, (tied, loud) in met.items():

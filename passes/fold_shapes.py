@@ -51,6 +51,9 @@ _MOVEMENT = frozenset(["Concat", "Gather", "Identity", "Reshape", "Slice", "Sque
 _WHOLE = frozenset(["ConstantOfShape", "Expand", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Tile"])
 
 
+# Operators that take a list of sizes, and the input that holds it.
+_SIZES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
+
 # Where an element comes from: known, unknown, or (above 0) the symbol of an input dimension.
 _KNOWN, _UNKNOWN = 0, -1
 
@@ -94,12 +97,16 @@ def _fold(model: Model) -> Model | None:
     changed = False
     outputs = {t.name for t in result.graph.outputs}
     rooted: list[gs.Node] = []
+    joins: list[tuple[gs.Node, list[gs.Node]]] = []
     for node in result.graph.nodes:
         if not is_standard(node):
             continue
         if node.op == "Reshape" and isinstance(node.inputs[1], gs.Variable):
-            asked = partial.get(node.inputs[1].name)
-            changed |= _spell_out(node, asked, shapes, symbols) or _leave_rest(node, asked)
+            changed |= _spell_out(node, partial.get(node.inputs[1].name), shapes, symbols)
+        if node.op == "Expand" and isinstance(node.inputs[1], gs.Variable):
+            changed |= _spell_out_copies(node, partial.get(node.inputs[1].name), shapes, symbols)
+        if (listed := _SIZES.get(node.op)) is not None and isinstance(node.inputs[listed], gs.Variable):
+            joins += _join(node, listed, partial, outputs)
         if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Variable):
             changed |= _scale_instead(node, partial.get(node.inputs[3].name), shapes, symbols)
         found = _evaluate(node, partial, shapes, symbols, model.opset)
@@ -113,9 +120,11 @@ def _fold(model: Model) -> Model | None:
             changed = True
         elif found.origin.size == 1 and _asks_within(node, result) and output.name not in outputs:
             rooted += _from_input(node, found, result, shapes, symbols)
-    if not changed and not rooted:
+    if not changed and not rooted and not joins:
         return None
-    return result.with_nodes([*rooted, *result.graph.nodes])
+    before = {id(node): added for node, added in joins}
+    nodes = [new for node in result.graph.nodes for new in (*before.get(id(node), ()), node)]
+    return result.with_nodes([*rooted, *nodes])
 
 
 def _asks_within(node: gs.Node, model: Model) -> bool:
@@ -202,6 +211,8 @@ def _propagate(node: gs.Node, operands: Sequence[_Partial | None], opset: int) -
         origins = [_Partial(o.origin, o.origin) if o and k < moved else o for k, o in enumerate(operands)]
         origin = _run(node, origins, opset)
         return None if origin is None else _Partial(values, origin)
+    if (told := _told(node, operands, values)) is not None:
+        return told
     origin = np.full(values.shape, _KNOWN)
     for operand in operands:
         if operand is not None and node.op in _ELEMENTWISE:
@@ -209,6 +220,22 @@ def _propagate(node: gs.Node, operands: Sequence[_Partial | None], opset: int) -
         elif operand is not None and not operand.known:
             return None
     return _Partial(values, origin)
+
+
+def _told(node: gs.Node, operands: Sequence[_Partial | None], values: np.ndarray) -> _Partial | None:
+    """What is known although an operand is not: no size is below 0, and a condition that is known chooses."""
+    given = [o for o in operands if o is not None]
+    if node.op == "Equal":
+        a, b = given
+        known = (a.origin == _KNOWN) & (b.origin == _KNOWN)
+        known |= ((a.origin > 0) & (b.origin == _KNOWN) & (b.values < 0)) if b.values.dtype.kind == "i" else False
+        known |= ((b.origin > 0) & (a.origin == _KNOWN) & (a.values < 0)) if a.values.dtype.kind == "i" else False
+        return _Partial(values, np.where(known, _KNOWN, _UNKNOWN))
+    if node.op == "Where":
+        condition, a, b = given
+        chosen = np.where(condition.values, a.origin, b.origin)
+        return _Partial(values, np.where(condition.origin == _KNOWN, chosen, _UNKNOWN))
+    return None
 
 
 def _run(node: gs.Node, operands: Sequence[_Partial | None], opset: int) -> np.ndarray | None:
@@ -236,11 +263,11 @@ def _spell_out(
 ) -> bool:
     """Give a Reshape a constant target, if 0 (copy) and one -1 (the rest) can express what is not known of it."""
     source, target = shapes.get(node.inputs[0].name), shapes.get(node.outputs[0].name)
-    if source is None or node.attrs.get("allowzero", 0):
+    if source is None:
         return False
     known = target is not None and None not in target and 0 not in target
     wanted = _sizes(target, symbols) if known and target is not None else asked  # asked may hold a 0 or -1 of its own
-    if wanted is None:
+    if wanted is None or (node.attrs.get("allowzero", 0) and (wanted.values[wanted.origin == _KNOWN] == 0).any()):
         return False
     copied = [symbols.get(size, _UNKNOWN) if isinstance(size, str) else _UNKNOWN for size in source]
     spelled: list[int] = []
@@ -249,22 +276,60 @@ def _spell_out(
         spelled.append(size if origin == _KNOWN else 0 if same else -1)
     if spelled.count(-1) > 1:
         return False
+    node.attrs.pop("allowzero", None)
     node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:shape", np.array(spelled, np.int64))
     return True
 
 
-def _leave_rest(node: gs.Node, asked: _Partial | None) -> bool:
-    """Put -1 for the last size of a Reshape that is not known otherwise, so that a cut needs no other target."""
-    shape = node.inputs[1]
-    if asked is None or node.attrs.get("allowzero", 0) or len(shape.inputs) != 1 or shape.inputs[0].op != "Concat":
+def _spell_out_copies(
+    node: gs.Node, asked: _Partial | None, shapes: Mapping[str, SymbolicShape], symbols: Mapping[str, int]
+) -> bool:
+    """Give an Expand a constant target, if its axes of unknown size keep it: 1 leaves an axis as it is."""
+    source = shapes.get(node.inputs[0].name)
+    if asked is None or source is None:
         return False
-    join = shape.inputs[0]
-    end = join.inputs[-1]
-    sizes = asked.values[asked.origin == _KNOWN]
-    if len(shape.outputs) != 1 or not isinstance(end, gs.Constant) or (sizes < 1).any() or np.size(end.values) != 1:
-        return False
-    join.inputs[-1] = gs.Constant(f"{node.outputs[0].name}:rest", np.full_like(end.values, -1))
+    sizes, origins = asked.values.tolist(), asked.origin.tolist()
+    for back in range(1, len(sizes) + 1):
+        if origins[-back] == _KNOWN:
+            continue
+        size = source[-back] if back <= len(source) else None
+        if origins[-back] < 0 or not isinstance(size, str) or symbols[size] != origins[-back]:
+            return False
+        sizes[-back] = 1
+    node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:shape", np.array(sizes, np.int64))
     return True
+
+
+def _join(
+    node: gs.Node, index: int, partial: Mapping[str, _Partial], outputs: set[str]
+) -> list[tuple[gs.Node, list[gs.Node]]]:
+    """Let a list of sizes be joined of what is known of it, which then can follow a cut, and of what is not."""
+    given = node.inputs[index]
+    asked = partial.get(given.name)
+    if asked is None or asked.values.ndim != 1 or asked.known or not (asked.origin == _KNOWN).any():
+        return []
+    known = (asked.origin == _KNOWN).tolist()
+    if len(given.inputs) == 1 and given.inputs[0].op == "Concat" and given.name not in outputs:
+        spelled = [
+            isinstance(part, gs.Constant)
+            for part in given.inputs[0].inputs
+            for _ in range(np.size(part.values) if isinstance(part, gs.Constant) else partial[part.name].values.size)
+        ]
+        if spelled == known:
+            return []
+    name = f"{node.outputs[0].name}:sizes"
+    parts: list[gs.Tensor] = []
+    added = []
+    for at, (size, certain) in enumerate(zip(asked.values, known, strict=True)):
+        numbers = gs.Constant(f"{name}:{at}", np.array([size if certain else at], asked.values.dtype))
+        if not certain:
+            part = gs.Variable(f"{name}:{at}:size", asked.values.dtype)
+            numbers.values = numbers.values.astype(np.int64)
+            added.append(gs.Node("Gather", part.name, {"axis": 0}, [given, numbers], [part]))
+        parts.append(numbers if certain else part)
+    node.inputs[index] = joined = gs.Variable(name, asked.values.dtype)
+    added.append(gs.Node("Concat", name, {"axis": 0}, parts, [joined]))
+    return [(node, added)]
 
 
 def _scale_instead(

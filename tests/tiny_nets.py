@@ -27,6 +27,7 @@ from tests.rules import (
     test_quantized,
     test_recurrent,
     test_reduction,
+    test_shaping,
     test_spatial,
 )
 
@@ -42,6 +43,7 @@ DOMAINS = [
     test_quantized,
     test_recurrent,
     test_reduction,
+    test_shaping,
     test_spatial,
 ]
 CASES: list[Case] = [case for module in DOMAINS for case in module.CASES]

@@ -26,6 +26,7 @@ from graphprune.rules import (
     quantized,
     recurrent,
     reduction,
+    shaping,
     spatial,
 )
 from graphprune.rules.base import Call, Choice, Dim, Kept, Operand, Pin, Rule, Tie, Ties, never, tie
@@ -43,6 +44,7 @@ RULES: dict[str, Rule] = {
     **quantized.RULES,
     **recurrent.RULES,
     **reduction.RULES,
+    **shaping.RULES,
     **spatial.RULES,
 }
 

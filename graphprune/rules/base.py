@@ -101,7 +101,11 @@ class Operand:
 class Call:
     """A node as its rule sees it: all operands have a name and a fully known shape; an omitted one is ``None``.
 
-    ``joined`` are the elements of a list of sizes put together at run time, ``None`` for those not known before.
+    Attributes:
+        sizes: the elements of the list of sizes it takes, ``None`` for those computed at run time; empty where it takes
+            none, or one of unknown length.
+        parts: how many elements each part has of a list of sizes that a Concat joins at run time.
+        asked: of a ``Shape``, the axes whose size somebody reads.
     """
 
     op: str
@@ -110,7 +114,9 @@ class Call:
     outputs: tuple[Operand | None, ...]
     attrs: Mapping[str, Any]
     opset: int
-    joined: tuple[int | None, ...] = ()
+    sizes: tuple[int | None, ...] = ()
+    parts: tuple[int, ...] = ()
+    asked: frozenset[int] = frozenset()
 
     @property
     def x(self) -> Operand:
@@ -214,6 +220,7 @@ class Rule:
         neutral: for an input index, the value that stands for "absent" where 0 would divide by zero.
         layer: the operator as a matrix product with a constant weight, where a call is one.
         zero_points: for an input of whole numbers that may be a weight, the input that holds what stands for 0 there.
+        sizes: the input that is a list of sizes, as ``Call.sizes`` has them, where there is one.
         why: the reason to give for axes that the ties do not mention, where it is not the usual one.
         silence: where the outputs are silent.
     """
@@ -224,6 +231,7 @@ class Rule:
     neutral: Mapping[int, float] = field(default_factory=dict)
     layer: Callable[[Call], Layer | None] = _no_layer
     zero_points: Mapping[int, int] = field(default_factory=dict)
+    sizes: int | None = None
     why: str = ""
     silence: Silence = never
 
@@ -282,6 +290,30 @@ def set_ints(node: gs.Node, attribute: str, index: int, values: Iterable[int]) -
         node.inputs[index] = replacement
     else:
         node.inputs.append(replacement)
+
+
+def set_sizes(node: gs.Node, call: Call, index: int, new: Mapping[int, int]) -> Iterator[gs.Node]:
+    """Replace elements of the list of sizes in input ``index``; a list joined at run time is joined anew."""
+    if not new:
+        return
+    given, name = node.inputs[index], f"{node.outputs[0].name}:sizes"
+    if isinstance(given, gs.Constant):
+        node.inputs[index] = gs.Constant(name, _replaced(given, new))
+        return
+    parts, starts = [], np.cumsum([0, *call.parts])
+    for part, start in zip(given.inputs[0].inputs, starts, strict=False):
+        own = {k - start: n for k, n in new.items()} if isinstance(part, gs.Constant) else {}
+        parts.append(gs.Constant(f"{name}:{start}", _replaced(part, own)) if own else part)
+    node.inputs[index] = joined = gs.Variable(name, given.dtype)
+    yield gs.Node("Concat", name, {"axis": 0}, parts, [joined])
+
+
+def _replaced(numbers: gs.Constant, new: Mapping[int, int]) -> np.ndarray:
+    values = np.array(numbers.values).reshape(-1)
+    for at, value in new.items():
+        if 0 <= at < len(values):
+            values[at] = value
+    return values
 
 
 def scaled(node: gs.Node, call: Call, factor: float) -> Iterable[gs.Node]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.rules.base import (
     Call,
-    Choice,
     Kept,
-    Operand,
     Pin,
     Rule,
     Ties,
@@ -20,7 +17,6 @@ from graphprune.rules.base import (
     first,
     never,
     normal_axis,
-    runs,
     set_ints,
     some,
     tie,
@@ -149,88 +145,6 @@ def _gather(node: gs.Node, axis: int, indices: np.ndarray) -> None:
     node.inputs = [node.inputs[0], gs.Constant(f"{node.outputs[0].name}:indices", indices)]
 
 
-def _reshape_ties(call: Call) -> Ties:
-    """Runs of axes that merge or split: the merged axis goes with one of the axes it is made of.
-
-    Where several become several, the outermost go together, or the innermost: torch normalises groups of channels so.
-    """
-    shape = call.input(1)
-    if call.op == "Reshape" and (shape is None or shape.constant is None):
-        yield from _absorbed(call)
-        return
-    for of_x, of_y in runs(call.x.shape, call.y.shape):
-        if len(of_x) == 1:
-            yield from _merged(call.x, of_x[0], call.y, of_y)
-        elif len(of_y) == 1:
-            yield from _merged(call.y, of_y[0], call.x, of_x)
-        else:
-            yield from _regrouped(call.x, of_x, call.y, of_y)
-
-
-def _absorbed(call: Call) -> Ties:
-    """A target computed at run time but for its end: what -1 stands for there shrinks by itself, the rest stays.
-
-    The axes before are as they were whatever is cut after them, so that -1, the quotient, takes the whole cut.
-    """
-    x, y, sizes = call.x, call.y, call.joined
-    first = len(sizes) - next((k for k, size in enumerate(reversed(sizes)) if size is None), len(sizes))
-    after = [k for k in range(x.rank) if prod(x.shape[k:]) <= prod(y.shape[first:])]
-    free: set[int] = set()
-    if -1 in sizes[first:] and prod(x.shape[after[0] if after else x.rank :]) == prod(y.shape[first:]):
-        for of_x, of_y in runs(x.shape[after[0] :], y.shape[first:]):
-            of_x, of_y = [after[0] + k for k in of_x], [first + k for k in of_y]
-            absorbing = [k for k in of_y if sizes[k] == -1]
-            if len(of_y) == 1 and absorbing:
-                yield from _merged(y, of_y[0], x, of_x)
-            elif len(of_x) == 1 and absorbing:
-                at = np.unravel_index(np.arange(x.shape[of_x[0]]), [y.shape[k] for k in of_y])
-                yield tie(x, of_x[0], y, absorbing[0], at_b=at[of_y.index(absorbing[0])])
-            else:
-                continue
-            free |= {*of_x, *(~k for k in absorbing)}
-    for operand, axes in (
-        (x, [k for k in range(x.rank) if k not in free]),
-        (y, [k for k in range(y.rank) if ~k not in free]),
-    ):
-        for axis in axes:
-            yield Pin(operand.dim(axis), "reshaped to a shape computed at run time")
-
-
-def _merged(whole: Operand, axis: int, split: Operand, parts: list[int]) -> Ties:
-    """An axis against the run of axes it is made of, outermost first: channels before pixels, heads before width."""
-    at = np.unravel_index(np.arange(whole.shape[axis]), [split.shape[part] for part in parts])
-    options = [tie(whole, axis, split, part, at_b=index) for part, index in zip(parts, at, strict=True)]
-    if len(options) == 1:
-        yield options[0]
-    elif options:
-        yield Choice(tuple((option,) for option in options))
-
-
-def _regrouped(x: Operand, of_x: list[int], y: Operand, of_y: list[int]) -> Ties:
-    """The outermost axes of two runs, and the innermost, where the size of one is a multiple of the other's."""
-    options = []
-    for a, b, outermost in ((of_x[0], of_y[0], True), (of_x[-1], of_y[-1], False)):
-        (small, few), (large, many) = sorted([((x, a), x.shape[a]), ((y, b), y.shape[b])], key=lambda one: one[1])
-        if many % few == 0:
-            own = np.arange(many)
-            options.append((tie(*large, *small, at_b=own // (many // few) if outermost else own % few),))
-    if options:
-        yield Choice(tuple(options))
-
-
-def _reshape_repair(node: gs.Node, call: Call, kept: Kept) -> None:
-    """Spell out the new size of every axis that was cut; 0 and -1 elsewhere keep their meaning."""
-    shape = call.ints("shape", 1)
-    if shape is None:
-        return  # computed at run time: -1 takes the cut
-    for axis in range(call.y.rank):
-        size = len(kept(call.y, axis))
-        copied = shape[axis] == 0 and not call.attrs.get("allowzero", 0)
-        if size != call.y.shape[axis] or (copied and size != len(kept(call.x, axis))):
-            shape[axis] = size
-    set_ints(node, "shape", 1, shape)
-
-
 def _transpose_ties(call: Call) -> Ties:
     x, y = call.x, call.y
     for to, axis in enumerate(call.attrs.get("perm") or range(x.rank)[::-1]):
@@ -352,8 +266,6 @@ RULES = {
     "Concat": Rule(_concat_ties, silence=some),
     "Split": Rule(_split_ties, _split_repair, silence=first),
     "Slice": Rule(_slice_ties, _slice_repair, silence=first),
-    "Flatten": Rule(_reshape_ties, silence=first),
-    "Reshape": Rule(_reshape_ties, _reshape_repair, silence=first),
     "Transpose": Rule(_transpose_ties, silence=first),
     "Squeeze": Rule(_renumbered_ties, _squeeze_repair, silence=first),
     "Unsqueeze": Rule(_renumbered_ties, silence=first),
