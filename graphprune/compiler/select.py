@@ -16,7 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax, s_tir, tirx
 
-from graphprune.compiler.kernels import sparse
+from graphprune.compiler.kernels import sparse, winograd
 from graphprune.compiler.kernels.conv import Conv, conv_kernel, pack_weights
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.matmul import Matmul, matmul_kernel, pack_panels
@@ -281,8 +281,11 @@ def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
         product = Matmul(1, batch, filters, matrix.shape[0], _shape(image), None, out, chain.epilogue)
         return chain, _product("conv", product, image, matrix, chain, target)
     conv = Conv(batch, channels, filters, groups, window, chain.epilogue)
-    dense, thin = conv.product(target), conv.sparse(weight, target)
-    if thin.cost < dense.cost:
+    dense, thin, tiled = conv.product(target), conv.sparse(weight, target), winograd.plan(conv, weight, target)
+    if tiled is not None and tiled.cost < min(dense.cost, thin.cost):
+        name, kernel, how = "winograd", winograd.winograd_kernel(tiled), f"{window}, {tiled}"
+        weights = [relax.const(winograd.pack(weight, tiled))]
+    elif thin.cost < dense.cost:
         packed = sparse.pack(weight.reshape(groups, filters // groups, -1), thin)
         name, weights, kernel = "sparse_conv", packed.constants, conv_kernel(conv, thin, packed.steps)
         how = f"{window}, {thin}, {packed.share(thin):.0%} of the weights"

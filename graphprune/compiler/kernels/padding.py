@@ -127,13 +127,13 @@ def emit_image(window: Window, source: Any, source_at: Any, plane: Any, plane_at
 
 def _emit_row(source: Any, origin: Any, stride: int, plane: Any, to: Any, count: int, lanes: int) -> None:
     """Copy every `stride`-th value, in vectors of which the last one overlaps its neighbour."""
-    lanes = min(lanes, 1 << (count.bit_length() - 1)) if count and stride < 3 else 1
+    lanes = min(lanes, 1 << (count.bit_length() - 1)) if count and stride in (1, 2, 4) else 1
 
     def copy(x: Any) -> None:
         value = source[ramp(origin + x * stride, lanes)]
-        if stride == 2 and lanes > 1:  # even places of two vectors; LLVM's own loads of every second value are slow
-            more = source[ramp(origin + x * stride + lanes, lanes)]
-            value = tirx.Shuffle([value, more], list(range(0, 2 * lanes, 2)))
+        if stride > 1 and lanes > 1:  # out of whole vectors: LLVM's own loads of every second value are slow
+            more = [source[ramp(origin + x * stride + i * lanes, lanes)] for i in range(1, stride)]
+            value = tirx.Shuffle([value, *more], list(range(0, stride * lanes, stride)))
         T.buffer_store(plane, value, [ramp(to + x, lanes)])
 
     with T.serial(0, count // lanes) as v:

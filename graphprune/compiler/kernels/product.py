@@ -208,7 +208,7 @@ def _best(
     def planned() -> Iterator[Product]:
         for tile in tiles:
             vectors = -(-columns // tile.lanes)
-            far = _FAR * size(tile) if size(tile) > _NEAR else 0
+            far = reading(size(tile))
             cost_of = {width: steps(tile, width) for width in (tile.vectors, tile.vectors - 1) if width}
             for strip in sorted({-(-vectors // n) for n in range(1, vectors + 1)}):
                 parts = _tiles_of(strip, tile.vectors)
@@ -225,6 +225,11 @@ def _best(
                 yield Product(rows, columns, depth, tile, strip, chunk, spare, cost * -(-vectors // strip))
 
     return min(planned(), key=lambda product: product.cost)
+
+
+def reading(size: float) -> float:
+    """Issue slots to read `size` bytes of a again, where the second-level cache does not keep them."""
+    return _FAR * size if size > _NEAR else 0.0
 
 
 def _step(rows: int, vectors: int) -> float:
