@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,10 @@ from graphprune.model import Model, load, save
 from graphprune.model.shapes import symbolic_axes
 from graphprune.options import InspectOptions, ModelOptions, PruneOptions, RunOptions, takes
 from graphprune.output import claim_folder, new_files, new_folder
-from graphprune.pipeline import BEFORE, CHOICES, PRESETS, Record, Step, parse, run
+from graphprune.pipeline import BEFORE, Record, Step, parse, run
 from graphprune.plan import Plan
 from graphprune.plan.origins import traced
+from graphprune.presets import pipeline_text
 from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Inputs, Runner, judge, rtol, seeded_inputs
 from graphprune.report import KernelReport, Report, TargetReport, html, to_json
 from graphprune.report import build as build_report
@@ -149,7 +150,7 @@ def prune(
     real, unseen = _arrays(options["calibration_data"]), _arrays(options["held_out"])
     start = replace(_start(model, options), data=_given(real))
     if (plan := options["plan"]) is not None:
-        start = replace(start, inexact=plan.inexact)
+        start = replace(start, inexact=plan.inexact, layers=plans.layers_of(plan, model))
     state, records = run(start, steps, seed=seed, announce=announce)
     analysed = next((r.before for r in records if r.cut), None)
     if analysed is None:
@@ -158,7 +159,7 @@ def prune(
                 f"{model.name}: no group can lose a unit under these limits",
                 "ask for more, or allow other widths with --round-to 1",
             )
-        analysed = _prepared(start)
+        analysed = _prepared(replace(start, layers=()))
     seconds = {"load": loaded, "prune": time.perf_counter() - began - loaded}
     announce("measure the error")
     fidelity = measure(model, state.model, seed=seed, given=real if unseen is None else unseen, seen=unseen is None)
@@ -212,12 +213,13 @@ def compile(
     machines = resolve_all(targets)
     result = prune(source, command=command, announce=announce, **options)
     shapes = {n: result.model.input_shapes[n] for n, info in result.model.inputs.items() if symbolic_axes(info)}
-    inputs = seeded_inputs(result.model, options["seed"])
+    given = seeded_inputs(result.original, options["seed"])
+    inputs = {name: given[name] for name in result.model.inputs}
     reference = Runner(result.model, optimise=True)(inputs)
     tolerance = rtol(result.model, COMPILED_RTOL)
     reports: list[TargetReport] = []
     calls: dict[str, Callable[[], object]] = {
-        "original, onnxruntime": partial(Runner(result.original, optimise=True, threads=1), inputs),
+        "original, onnxruntime": partial(Runner(result.original, optimise=True, threads=1), given),
         "pruned, onnxruntime": partial(Runner(result.model, optimise=True, threads=1), inputs),
     }
     elsewhere: dict[str, Callable[[float], list[float]]] = {}
@@ -269,10 +271,12 @@ def verify(original: Source, pruned: Source, plan: Plan, **options: Unpack[RunOp
     """
     seed = options["seed"]
     model = _load(original, options, plan)
-    start = State(model, inexact=plan.inexact, data=_given(_arrays(options["calibration_data"])))
+    given = _given(_arrays(options["calibration_data"]))
+    start = State(model, inexact=plan.inexact, layers=plans.layers_of(plan, model), data=given)
     state, _ = run(start, _replay(plan, lambda: model), seed=seed)
     inputs = seeded_inputs(model, seed)
-    result = Runner(_load(pruned, options, plan))(inputs)
+    shapes = {name: shape for name, shape in plan.input_shapes.items() if name in state.model.inputs}
+    result = Runner(_load(pruned, options, msgspec.structs.replace(plan, input_shapes=shapes)))(inputs)
     return judge(result, Runner(state.model)(inputs), rtol(model, REWRITE_RTOL), state.model, inputs)
 
 
@@ -321,42 +325,16 @@ def bench(
 
 def _steps(options: PruneOptions, original: Callable[[], Model]) -> list[Step]:
     """The passes asked for, in whichever way; a plan also needs the model, once it is loaded."""
-    amounts = {"macs": options["target_macs"], "params": options["target_params"]}
-    targets = next((share for share in amounts.values() if share is not None), None)
+    targets = next((options[name] for name in ("target_macs", "target_params") if options[name] is not None), None)
     ways = {"ratio": options["ratio"], "target": targets, "passes": options["passes"], "plan": options["plan"]}
     given = [name for name, way in ways.items() if way is not None]
-    given += ["sparsity"] * (options["sparsity"] is not None and bool({"passes", "plan"} & {*given}))
+    for name in ("sparsity", "remove_layers"):
+        given += [name] * (options[name] is not None and bool({"passes", "plan"} & {*given}))
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} exclude each other", "give one way to say what to remove")
     if (plan := options["plan"]) is not None:
         return _replay(plan, original)
-    return parse(_preset(options, amounts) if options["passes"] is None else options["passes"])
-
-
-def _preset(options: PruneOptions, amounts: Mapping[str, float | None]) -> str:
-    """The text of a preset with the amounts filled in; without an amount nothing is cut."""
-    preset, ratio, multiple, sparsity = (options[name] for name in ("preset", "ratio", "round_to", "sparsity"))
-    if preset not in PRESETS:
-        raise UsageError(f"no preset is called '{preset}'", f"presets: {', '.join(sorted(PRESETS))}")
-    shares = {name: share for name, share in amounts.items() if share is not None}
-    if not ratio and not shares:
-        preset = "sparse" if sparsity else "clean"
-    if sparsity and "{sparsify}" not in PRESETS[preset]:
-        raise UsageError(f"preset '{preset}' cannot make weights zero", "use the preset obs with --sparsity")
-    if ratio is not None:
-        choice = f"uniform(ratio={ratio}, multiple={multiple})"
-    else:
-        targets = "".join(f"{name}={share}, " for name, share in shares.items())
-        choice = f"{CHOICES.get(preset, 'choose')}({targets}multiple={multiple})"
-    sparsify = f"sparsify(ratio={sparsity}), " if sparsity else ""
-    asked = {
-        "seed": options["seed"],
-        "given": True if options["calibration_data"] is not None else None,
-        "effort": options["effort"] or None,
-        "spread": options["input_range"],
-    }
-    calibration = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
-    return PRESETS[preset].format(choice=choice, sparsify=sparsify, seed=options["seed"], calibration=calibration)
+    return parse(pipeline_text(options) if options["passes"] is None else options["passes"])
 
 
 def _arrays(data: Inputs) -> Arrays | None:
@@ -372,7 +350,8 @@ def _replay(plan: Plan, original: Callable[[], Model]) -> list[Step]:
         groups = traced(original(), state.model, state.groups)
         return replace(state, drop=plans.as_drop(plan, original(), groups))
 
-    return [*parse(", ".join(plan.before)), Step("replay plan", choose), *parse(", ".join(["cut", *plan.after]))]
+    cut = [Step("replay plan", choose), *parse("cut")] if plan.removals or not plan.layers else []
+    return [*parse(", ".join(plan.before)), *cut, *parse(", ".join(plan.after))]
 
 
 def _start(model: Model, options: InspectOptions) -> State:

@@ -51,7 +51,7 @@ def measure(
 
     Args:
         original: what is right.
-        pruned: with the same interface.
+        pruned: with the same interface, or a part of it.
         seed: of made-up inputs.
         given: real inputs by name, [items, ...]; without them inputs are made up.
         seen: whether the weights were fitted on ``given``, which is then said in ``source``.
@@ -64,7 +64,8 @@ def measure(
     batches = list(_made_up(original, seed) if given is None else _parts(original, given))
     pairs = zip(*(runner.each(batches) for runner in runners), strict=True)
     for _, (reference, result) in zip(track(range(len(batches))), pairs, strict=True):
-        for name, b in reference.items():
+        for name in result:
+            b = reference[name]
             sums.setdefault(name, _Sum()).add(result[name], b)
     errors = {name: s.error for name, s in sums.items()}
     source = "made-up inputs" if given is None else "calibration data" if seen else "held-out data"

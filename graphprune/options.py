@@ -190,6 +190,14 @@ class CutOptions(InspectOptions, total=False):
 class PruneOptions(CutOptions, total=False):
     """How a model is pruned, and how much of it."""
 
+    remove_layers: Annotated[
+        float | None,
+        Option(None, "How many layers to remove as a whole, or which share of them, e.g. 2 or 10%.", "N", read=share),
+    ]
+    remove_caches: Annotated[
+        bool, Option(False, "Take keys and values of removed layers out of the interface.", kind=bool)
+    ]
+
     ratio: Annotated[
         float | None,
         Option(None, "Share of units to remove from every group; 0 prunes nothing.", "SHARE", read=share),

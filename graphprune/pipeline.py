@@ -12,7 +12,8 @@ from functools import cache
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from graphprune.cut import gone, zeroed
+from graphprune.branches import Branch, named, silenced
+from graphprune.cut import Gone, gone, zeroed
 from graphprune.errors import GraphpruneError, InvalidModelError, UsageError, VerificationError
 from graphprune.model import Model
 from graphprune.plugins import installed
@@ -74,6 +75,7 @@ class Record:
         agreement: the proof, where the step changed the model: against the zeroed model for a cut, else the same model.
         layers: for a cut, the same law at every inner tensor.
         cut: the axes the step cut and which of their positions went, bool [old axis size]; empty for other steps.
+        layers_gone: the residual branches the step removed.
         prepares: whether later steps need what the step left in ``data``, so that a replay has to run it.
         before: the state the step started from.
         nodes: number of nodes after the step.
@@ -87,6 +89,12 @@ class Record:
     before: State
     nodes: int
     prepares: bool = False
+    layers_gone: tuple[Branch, ...] = ()
+
+    @property
+    def law(self) -> bool:
+        """Whether the step removed what is proved by silencing it."""
+        return bool(self.cut or self.layers_gone)
 
 
 @cache
@@ -143,7 +151,8 @@ def run(
 
     A rewriting pass must leave the outputs as they were; the pass that consumes ``drop`` must give a model equal to the
     one before it with the dropped units zeroed (the law; where an inexact group loses units, how far the two
-    are apart is measured and recorded, with no bound). A pass that changes outputs on purpose, by fitting weights
+    are apart is measured and recorded, with no bound), and the pass that consumes ``layers`` one equal to it with the
+    output of those branches multiplied by zero. A pass that changes outputs on purpose, by fitting weights
     anew, says so with a class attribute ``approximate = True``; its effect is measured and recorded, with no bound.
     One that leaves in ``data`` what passes after the cut need says ``prepares = True``.
 
@@ -173,15 +182,28 @@ def run(
             ) from error
         seconds = time.perf_counter() - began
         agreement = layers = None
-        cut: Mapping[Dim, np.ndarray] = {}
+        cut: Gone = {}
+        branches: tuple[Branch, ...] = ()
         if state.model is not before.model:
-            cut = {} if state.drop else gone(before.groups, before.drop)
-            inexact = any(g.inexact and len(before.drop.get(g.name, ())) for g in before.groups)
-            agreement, layers = prove(step, before.model, state.model, cut, bounded=not inexact)
+            cut = gone(before.groups, before.drop) if before.drop and not state.drop else {}
+            branches = tuple(named(before.model, before.layers)) if before.layers and not state.layers else ()
+            inexact = any(g.inexact and len(before.drop.get(g.name, ())) for g in before.groups) if cut else False
+            silent = _silent(step, before, cut, branches)
+            agreement, layers = prove(step, before.model, state.model, cut, silent, bounded=not inexact)
         prepares = getattr(step.run, "prepares", False)
         nodes = len(state.model.graph.nodes)
-        records.append(Record(step.text, seconds, agreement, layers, cut, before, nodes, prepares))
+        records.append(Record(step.text, seconds, agreement, layers, cut, before, nodes, prepares, branches))
     return state, records
+
+
+def _silent(step: Step, before: State, cut: Gone, branches: Sequence[Branch]) -> Model | None:
+    """What the model after a removal must compute: the one before, with what went silenced."""
+    if cut:
+        return zeroed(before.model, cut)
+    if branches:
+        keep_caches = getattr(step.run, "caches", "keep") == "keep"
+        return silenced(before.model, [b.sum for b in branches], keep_caches=keep_caches)
+    return None
 
 
 class _Prover:
@@ -192,14 +214,13 @@ class _Prover:
         self._known: tuple[Model, Arrays] | None = None
 
     def __call__(
-        self, step: Step, before: Model, after: Model, cut: Mapping[Dim, np.ndarray], *, bounded: bool
+        self, step: Step, before: Model, after: Model, cut: Gone, silent: Model | None, *, bounded: bool
     ) -> tuple[Agreement, Agreement | None]:
         """The agreement of ``after`` with what it must compute; raises ``VerificationError`` where it has none."""
         _check(after, step.text)
         layers = None
-        if cut:
+        if silent is not None:
             made_from = {name: sources for name, sources in watched(before).items() if name in after.shapes}
-            silent = zeroed(before, cut)
             reference: Arrays = Runner(silent, also=made_from)(self._inputs)
             result = self._run(step, after, made_from)
             layers = compare_layers(

@@ -82,7 +82,7 @@ class Runner:
     """
 
     def __init__(self, model: Model, *, optimise: bool = False, threads: int = 0, also: Collection[str] = ()) -> None:
-        self._name = model.name
+        self._name, self._inputs = model.name, frozenset(model.inputs)
         self._run: Callable[[Arrays], dict[str, np.ndarray]]
         self._run_all: Callable[[Sequence[Arrays]], list[dict[str, np.ndarray]]] | None = None
         if model.streamed and not optimise:
@@ -100,8 +100,8 @@ class Runner:
         self._run = lambda inputs: dict(zip(names, opened.run(names, inputs), strict=True))
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name."""
-        return self._guarded(self._run, dict(inputs))
+        """Outputs by name; inputs that the model does not have are passed over."""
+        return self._guarded(self._run, self._own(inputs))
 
     def each(self, batches: Sequence[Arrays]) -> Iterator[dict[str, np.ndarray]]:
         """Outputs by name, for one input after another; parts of a streamed model are made once for several."""
@@ -109,7 +109,10 @@ class Runner:
             yield from map(self, batches)
             return
         for start in range(0, len(batches), TOGETHER):
-            yield from self._guarded(self._run_all, batches[start : start + TOGETHER])
+            yield from self._guarded(self._run_all, list(map(self._own, batches[start : start + TOGETHER])))
+
+    def _own(self, inputs: Arrays) -> Arrays:
+        return {name: values for name, values in inputs.items() if name in self._inputs}
 
     def _guarded(self, run: Callable[[Any], Any], given: Any) -> Any:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ class State:
         model: the current model.
         scores: importance of each unit, by group name; float64 [units], small is expendable.
         drop: units chosen for removal, by group name; consumed by ``cut``.
+        layers: residual branches chosen for removal, by the tensors they are added into; consumed by ``remove_layers``.
         include: regular expression; only groups with a matching axis or tensor name are pruned.
         exclude: regular expression; groups with a matching axis or tensor name are left alone.
         inexact: whether groups that can be cut but not proved may be pruned too.
@@ -35,6 +36,7 @@ class State:
     model: Model
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     drop: Drop = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
     include: str = ""
     exclude: str = ""
     inexact: bool = False
@@ -55,7 +57,10 @@ class State:
 
     def selects(self, group: Group) -> bool:
         """Whether ``include`` and ``exclude`` let a group be pruned."""
-        names = [str(dim) for dim in group.labels]
+        return self.selects_names([str(dim) for dim in group.labels])
+
+    def selects_names(self, names: Sequence[str]) -> bool:
+        """Whether ``include`` and ``exclude`` let something with these names be pruned."""
         included = not self.include or any(re.search(self.include, n) for n in names)
         return included and not (self.exclude and any(re.search(self.exclude, n) for n in names))
 

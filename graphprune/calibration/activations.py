@@ -91,6 +91,13 @@ def synthetic(model: Model, kind: str, count: int, seed: int, spread: tuple[floa
     return {name: np.concatenate(p) if p[0].ndim else p[0] for name, p in parts.items()}
 
 
+def assorted(model: Model, count: int, seed: int, spread: tuple[float, float]) -> dict[str, np.ndarray]:
+    """At least ``count`` made-up inputs, as many of each kind of noise."""
+    kinds = list(KINDS) if has_images(model) else list(KINDS)[:1]
+    made = [synthetic(model, kind, -(-count // len(kinds)), seed, spread) for kind in kinds]
+    return {name: np.concatenate([m[name] for m in made]) if x.ndim else x for name, x in made[0].items()}
+
+
 def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[str, np.ndarray]]:
     """Values of the inputs and of ``wanted`` tensors, a few inputs at a time; ``model`` is as ``batched`` makes it."""
     if missing := sorted(set(model.inputs) - set(inputs)):

@@ -21,6 +21,9 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> RichTable:
     table = _table("", "before", "after", "kept")
     before, after = report.before, report.after
     table.add_row("channels", f"{before.channels:,}", f"{after.channels:,}", _share(report.kept.channels))
+    if report.layers:
+        left = sum(not layer.removed for layer in report.layers)
+        table.add_row("layers", str(len(report.layers)), str(left), _share(left / len(report.layers)))
     table.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}", _share(report.kept.parameters))
     table.add_row("MACs", f"{before.macs:,}", f"{after.macs:,}", _share(report.kept.macs))
     table.add_row(
@@ -32,8 +35,8 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> RichTable:
     if (whole := report.fidelity) is not None:
         label = f"error on {whole.inputs} {whole.source}"
         table.add_row(label, "", f"{whole.error:.2%}", f"cosine {whole.cosine:.4f}")
-    law = next((s for s in report.steps if s.law), None)
-    if law is not None:
+    # Of several removals the one that is furthest off is shown.
+    if law := max((s for s in report.steps if s.law), key=lambda s: s.error or 0.0, default=None):
         table.add_row("error, cut against zeroed", "", f"{law.error:.1e}", _bound(law.tolerance))
         table.add_row("the same, worst inner tensor", "", f"{law.layers_error:.1e}", _bound(law.layers_tolerance))
     for target in report.targets:

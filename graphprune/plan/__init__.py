@@ -48,6 +48,20 @@ class Removal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Dim(self.tensor, self.axis)
 
 
+class LayerRemoval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A residual branch that goes as a whole.
+
+    Attributes:
+        sum: name of the tensor that its output was added into, which becomes the other operand.
+        branch: name of that output.
+        kind: ``attention``, ``convolution`` or ``feed-forward``; for the reader.
+    """
+
+    sum: str
+    branch: str
+    kind: str = ""
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a replay needs besides the original model.
 
@@ -59,6 +73,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         removals: what to remove, weight by weight.
         after: passes to run after the removals.
         inexact: whether groups that can be cut but not proved may be among the removals.
+        layers: what to remove as a whole, when ``remove_layers`` is run.
     """
 
     version: int
@@ -68,6 +83,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     removals: list[Removal]
     after: list[str]
     inexact: bool = False
+    layers: list[LayerRemoval] = []
 
 
 def from_records(model: Model, records: Iterable[Record], inexact: bool = False) -> Plan:
@@ -75,7 +91,12 @@ def from_records(model: Model, records: Iterable[Record], inexact: bool = False)
     before: list[str] = []
     after: list[str] = []
     removals: list[Removal] = []
+    layers: list[LayerRemoval] = []
     for record in records:
+        if record.layers_gone:
+            if layers:
+                raise UsageError("a pipeline that removes layers twice has no single plan", "run it as two pipelines")
+            layers = [LayerRemoval(b.sum, b.output, b.kind) for b in record.layers_gone]
         if record.cut:
             if removals:
                 raise UsageError("a pipeline with two cuts has no single plan", "run it as two pipelines")
@@ -84,7 +105,24 @@ def from_records(model: Model, records: Iterable[Record], inexact: bool = False)
         elif record.agreement is not None or record.prepares:
             (after if removals else before).append(record.text)
     sizes = {name: model.input_shapes[name] for name, info in model.inputs.items() if symbolic_axes(info)}
-    return Plan(VERSION, model.name, sizes, before, removals, after, inexact)
+    return Plan(VERSION, model.name, sizes, before, removals, after, inexact, layers)
+
+
+def layers_of(plan: Plan, original: Model) -> tuple[str, ...]:
+    """The sums of the layers that a plan removes.
+
+    Raises:
+        UsageError: the original does not add such a branch into such a sum.
+    """
+    made = {t.name: node for node in original.graph.nodes for t in node.outputs}
+    for layer in plan.layers:
+        node = made.get(layer.sum)
+        if node is None or layer.branch not in [t.name for t in node.inputs]:
+            raise UsageError(
+                f"the plan removes the layer '{layer.branch}' from the sum '{layer.sum}', which this model lacks",
+                "was it made for this model?",
+            )
+    return tuple(layer.sum for layer in plan.layers)
 
 
 def plain(plan: Plan) -> Plan:

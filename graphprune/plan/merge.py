@@ -12,7 +12,7 @@ from graphprune.cut import gone
 from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.pipeline import parse
-from graphprune.plan import Plan, Removal, as_drop, check, removals_of
+from graphprune.plan import Plan, Removal, as_drop, check, layers_of, removals_of
 from graphprune.plan.origins import traced
 from graphprune.rules import Dim
 from graphprune.state import State
@@ -45,7 +45,8 @@ def merge(first: Plan, second: Plan, original: Model | None = None) -> Plan:
     before, after = _interleave(first.before, second.before), _interleave(first.after, second.after)
     shapes = {**second.input_shapes, **first.input_shapes}
     removals = _on(original, first, second, stacked) if original else _union(first.removals, second.removals)
-    return Plan(first.version, first.model, shapes, before, removals, after)
+    layers = list(dict.fromkeys([*first.layers, *second.layers]))
+    return Plan(first.version, first.model, shapes, before, removals, after, first.inexact or second.inexact, layers)
 
 
 def _stacked(first: Plan, second: Plan) -> bool:
@@ -82,7 +83,8 @@ def _union(first: Sequence[Removal], second: Sequence[Removal]) -> list[Removal]
 
 def _on(original: Model, first: Plan, second: Plan, stacked: bool) -> list[Removal]:
     """The removals of both, as whole units of the original."""
-    state = State(original)
+    layers = dict.fromkeys([*layers_of(first, original), *layers_of(second, original)])
+    state = State(original, layers=tuple(layers))
     for step in parse(", ".join(_interleave(first.before, second.before))):
         state = step.run(state)
     groups = traced(original, state.model, state.groups)

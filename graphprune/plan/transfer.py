@@ -38,6 +38,11 @@ def match(plan: Plan, arrays: Arrays, original: Model | None = None, transposed:
     Raises:
         UsageError: what cannot be found, or does not go together; all of it is listed.
     """
+    if plan.layers:
+        raise UsageError(
+            f"the plan removes {len(plan.layers)} layers as a whole, which arrays alone cannot lose",
+            "take these layers out of the module yourself, and the rows under layers out of the plan",
+        )
     return _Matcher(plan, arrays, original, transposed).kept()
 
 

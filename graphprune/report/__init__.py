@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from graphprune.branches import branches
 from graphprune.budget import Tradeoff
 from graphprune.cost import Cost, CostModel, Product
 from graphprune.coupling import node_name, operator
@@ -37,8 +38,9 @@ PACKAGES = (
 class StepReport(msgspec.Struct, frozen=True):
     """One pass: wall seconds, nodes after it, and the proof if it changed the model.
 
-    ``law`` marks the cut, whose error is against the zeroed model, at the outputs and (``layers_error``) at every inner
-    tensor; no ``tolerance`` marks what is only measured: a pass that changes outputs on purpose, a cut that is inexact.
+    ``law`` marks a removal, whose error is against the model with what went silenced, at the outputs and
+    (``layers_error``) at every inner tensor; no ``tolerance`` marks what is only measured: a pass that changes outputs
+    on purpose, a cut that is inexact.
     """
 
     step: str
@@ -107,6 +109,19 @@ class GroupReport(msgspec.Struct, frozen=True):
     axes: list[str]
     members: list[Member] = []
     inexact: bool = False
+
+
+class LayerReport(msgspec.Struct, frozen=True):
+    """One residual branch of a model that lost some: the tensor it is added into, its own, and what it is.
+
+    ``score`` is how far the outputs had turned once it was gone, where that was measured.
+    """
+
+    sum: str
+    branch: str
+    kind: str
+    removed: bool
+    score: float | None = None
 
 
 class PinReport(msgspec.Struct, frozen=True):
@@ -188,6 +203,7 @@ class Report(msgspec.Struct, frozen=True):
     notes: list[str] = []
     fidelity: Fidelity | None = None
     sparsity: float = 0.0
+    layers: list[LayerReport] = []
 
     @property
     def law_error(self) -> float | None:
@@ -225,8 +241,9 @@ def build(
     removed = {name: len(units) for r in records if r.cut for name, units in r.before.drop.items()}
     dependencies, neighbours = analysed.dependencies, _neighbours(analysed.model)
     units = sum(g.size for g in dependencies.groups)
-    # Shape arithmetic hides the MACs of the original; what was analysed is the same network with that folded.
-    macs = CostModel(analysed.model).at().macs
+    # Shape arithmetic hides the MACs of the original; the same network with that folded is what something was first
+    # removed from.
+    macs = CostModel(next((r.before.model for r in records if r.law), analysed.model)).at().macs
     before = msgspec.structs.replace(CostModel(model).at(), macs=macs, channels=units)
     after = msgspec.structs.replace(CostModel(result).at(), channels=units - sum(removed.values()))
     left_out = [
@@ -265,8 +282,21 @@ def build(
         tradeoff=analysed.data.get("tradeoff"),
         notes=list((left or {}).get("notes", ())),
         sparsity=round((left or {}).get("sparsity", 0.0), 6),
+        layers=_layers(records, (left or {}).get("layers", {})),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
     )
+
+
+def _layers(records: Sequence[Record], scores: Mapping[str, float]) -> list[LayerReport]:
+    """All residual branches of the model that the first were removed from; none where none were."""
+    for record in records:
+        if record.layers_gone:
+            going = {branch.sum for branch in record.layers_gone}
+            return [
+                LayerReport(b.sum, b.output, b.kind, b.sum in going, scores.get(b.sum))
+                for b in branches(record.before.model)
+            ]
+    return []
 
 
 def _share(after: int, before: int) -> float:
@@ -281,7 +311,7 @@ def _step(record: Record) -> StepReport:
         record.nodes,
         proof.error if proof else None,
         proof.rtol if proof and math.isfinite(proof.rtol) else None,
-        bool(record.cut),
+        record.law,
         record.layers.error if record.layers else None,
         record.layers.rtol if record.layers and math.isfinite(record.layers.rtol) else None,
     )
