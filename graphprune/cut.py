@@ -64,11 +64,11 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> M
 
 
 def _insert(graph: gs.Graph, node: gs.Node, added: Iterable[gs.Node]) -> None:
-    """Put nodes around the one they serve: before it what it reads, after it what reads it."""
+    """Put nodes around the one they serve: after it what reads it, before it the others, in order."""
     for new in added:
-        before = any(t is own for t in new.outputs for own in node.inputs)
+        after = any(t is own for t in new.inputs for own in node.outputs)
         at = next(k for k, other in enumerate(graph.nodes) if other is node)
-        graph.nodes.insert(at + (not before), new)
+        graph.nodes.insert(at + after, new)
 
 
 def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> Model:

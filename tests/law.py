@@ -136,8 +136,8 @@ class Case:
 
     @property
     def operators(self) -> set[str]:
-        """The operators in the net."""
-        return {node.op_type for node in self.model.graph.node}
+        """The operators in the net, as the table has them."""
+        return {f"{node.domain}.{node.op_type}".removeprefix(".") for node in self.model.graph.node}
 
 
 def case(name: str, body: str, *groups: str, matters: bool = True, **options: object) -> Case:

@@ -102,8 +102,8 @@ def test_bench_tells_equal_names_apart(tmp_path):
 
 
 def test_what_cannot_be_proved_is_cut_when_asked_for_measured_and_replayed() -> None:
-    body = "t = MatMul(x, a)\nu = LayerNormalization(t, s, o)\ny = MatMul(u, b)"
-    source = net(body, inputs="float[5,3] x", a=(3, 8), s=(8,), o=(8,), b=(8, 4))
+    body = "t = MatMul(x, a)\nu, m = LayerNormalization(t, s, o)\ny = MatMul(u, b)"
+    source = net(body, outputs="y m", inputs="float[5,3] x", a=(3, 8), s=(8,), o=(8,), b=(8, 4))
     with pytest.raises(NothingToPruneError):
         api.prune(source, ratio=0.5, preset="l1", round_to=1)
     result = api.prune(source, ratio=0.5, preset="l1", round_to=1, inexact=True)

@@ -16,10 +16,12 @@ from onnx import ModelProto, TensorProto, compose, helper, numpy_helper
 from tests.law import Case, draw
 from tests.random_nets import Choose
 from tests.rules import (
+    test_attention,
     test_axiswise,
     test_control,
     test_convolution,
     test_elementwise,
+    test_fused,
     test_indexing,
     test_linear,
     test_movement,
@@ -32,10 +34,12 @@ from tests.rules import (
 )
 
 DOMAINS = [
+    test_attention,
     test_axiswise,
     test_control,
     test_convolution,
     test_elementwise,
+    test_fused,
     test_indexing,
     test_linear,
     test_movement,

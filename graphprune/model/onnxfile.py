@@ -109,6 +109,33 @@ def _check_external(proto: ModelProto, path: Path) -> bool:
     return found
 
 
+def _know_simplified() -> None:
+    """onnxruntime writes this one operator of its own into the default domain, where onnx's checker would refuse it."""
+    name, kinds = "SimplifiedLayerNormalization", ["tensor(float16)", "tensor(float)", "tensor(double)"]
+    if onnx.defs.has(name):
+        return
+    parameter, schema = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema
+    optional = schema.FormalParameterOption.Optional
+    onnx.defs.register_schema(
+        schema(
+            name,
+            "",
+            1,
+            inputs=[parameter("X", "T"), parameter("scale", "V")],
+            outputs=[parameter("Y", "V"), parameter("inv_std_var", "U", param_option=optional)],
+            type_constraints=[(letter, kinds, "") for letter in "TUV"],
+            attributes=[
+                schema.Attribute("axis", schema.AttrType.INT, required=False),
+                schema.Attribute("epsilon", schema.AttrType.FLOAT, required=False),
+                schema.Attribute("stash_type", schema.AttrType.INT, required=False),
+            ],
+        )
+    )
+
+
+_know_simplified()
+
+
 def check(proto: ModelProto, name: str, file: str | None = None) -> None:
     """Have onnx check a model of a known opset; by its ``file`` where it has one, which may be of any size.
 

@@ -15,10 +15,12 @@ from functools import cache
 from graphprune.errors import UsageError
 from graphprune.plugins import installed
 from graphprune.rules import (
+    attention,
     axiswise,
     control,
     convolution,
     elementwise,
+    fused,
     indexing,
     linear,
     movement,
@@ -33,10 +35,12 @@ from graphprune.rules.base import Call, Choice, Dim, Kept, Operand, Pin, Rule, T
 from graphprune.rules.layer import Layer
 
 RULES: dict[str, Rule] = {
+    **attention.RULES,
     **axiswise.RULES,
     **control.RULES,
     **convolution.RULES,
     **elementwise.RULES,
+    **fused.RULES,
     **indexing.RULES,
     **linear.RULES,
     **movement.RULES,

@@ -316,12 +316,12 @@ def _replaced(numbers: gs.Constant, new: Mapping[int, int]) -> np.ndarray:
     return values
 
 
-def scaled(node: gs.Node, call: Call, factor: float) -> Iterable[gs.Node]:
-    """Multiply a node's first output by a number; nothing for 1."""
+def scaled(node: gs.Node, call: Call, factor: float, dtype: np.dtype | None = None) -> Iterable[gs.Node]:
+    """Multiply a node's first output by a number, of its type unless said otherwise; nothing for 1."""
     if factor != 1:
         output = node.outputs[0]
         node.outputs[0] = inner = gs.Variable(f"{output.name}:unscaled")
-        constant = gs.Constant(f"{output.name}:scale", np.array(factor, call.y.dtype))
+        constant = gs.Constant(f"{output.name}:scale", np.array(factor, dtype or call.y.dtype))
         yield gs.Node("Mul", f"{node.name or output.name}:rescale", inputs=[inner, constant], outputs=[output])
 
 

@@ -23,6 +23,7 @@ from graphprune.rules.base import (
     tie,
     tie_all,
 )
+from graphprune.rules.spelled import Spelled
 
 
 def _batch_norm_ties(call: Call) -> Ties:
@@ -92,17 +93,37 @@ def _lp_norm_ties(call: Call) -> Ties:
 
 
 def _layer_norm_ties(call: Call) -> Ties:
-    """Ba et al. 2016: all axes from one on are normalised together, and the mean moves with their number."""
+    """Ba et al. 2016: all axes from one on are normalised together; their statistics can count the zeros that went."""
     yield from _normalised_ties(call)
-    for axis in range(normal_axis(call.attrs.get("axis", -1), call.x.rank), call.x.rank):
-        yield Pin(call.x.dim(axis), "normalised over", inexact=True)
+    exact = not any(call.outputs[1:]) and call.x.dtype in (np.float32, np.float64)
+    for axis in _normalised(call):
+        yield reduction(call.x, axis) if exact else Pin(call.x.dim(axis), "normalised over", inexact=True)
+
+
+def _normalised(call: Call) -> range:
+    return range(normal_axis(call.attrs.get("axis", -1), call.x.rank), call.x.rank)
+
+
+def _layer_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node]:
+    """With n of N left, the mean is Σx/N, and the N - n zeros are off it by as much as it is: spelled out."""
+    axes = list(_normalised(call))
+    whole, left = prod(call.x.shape[a] for a in axes), prod(len(kept(call.x, a)) for a in axes)
+    if left == whole or any(call.outputs[1:]):
+        return
+    assert call.x.dtype is not None
+    spelled = Spelled(f"{node.outputs[0].name}:norm", call.x.dtype)
+    (x, *affine), y = list(node.inputs), node.outputs[0]
+    node.outputs.clear()
+    epsilon = call.attrs.get("epsilon", 1e-5)
+    spelled.layer_norm(x, [p for p in affine if p.name], axes, whole, left, epsilon, y)
+    yield from spelled.into(node)
 
 
 def _rms_norm_ties(call: Call) -> Ties:
     """Zhang & Sennrich 2019: the mean square of what is left differs by a factor, which the scale can take."""
     yield from _normalised_ties(call)
     scale = call.input(1)
-    for axis in range(normal_axis(call.attrs.get("axis", -1), call.x.rank), call.x.rank):
+    for axis in _normalised(call):
         if scale is not None and scale.constant is not None:
             yield reduction(call.x, axis)
         else:
@@ -123,14 +144,20 @@ def _normalised_ties(call: Call) -> Ties:
 
 def _rms_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node]:
     """With n of N left, Σx²/n + ε' is N/n times Σx²/N + ε for ε' = ε N/n."""
-    axes = range(normal_axis(call.attrs.get("axis", -1), call.x.rank), call.x.rank)
-    share = prod(len(kept(call.x, a)) for a in axes) / prod(call.x.shape[a] for a in axes)
+    axes = _normalised(call)
+    return scale_for_fewer(
+        node, call, 1, prod(len(kept(call.x, a)) for a in axes) / prod(call.x.shape[a] for a in axes)
+    )
+
+
+def scale_for_fewer(node: gs.Node, call: Call, index: int, share: float) -> Iterable[gs.Node]:
+    """Let ``epsilon`` and the scale at input ``index`` make up for the share that is left of what is averaged over."""
     if share == 1:
         return ()
     node.attrs["epsilon"] = call.attrs.get("epsilon", 1e-5) / share
-    scale = node.inputs[1]
+    scale = node.inputs[index]
     if len(scale.outputs) > 1:
-        return scaled(node, call, share**-0.5)
+        return scaled(node, call, share**-0.5, scale.dtype)
     scale.values = np.asarray(scale.values) * scale.dtype.type(share**-0.5)
     return ()
 
@@ -156,7 +183,10 @@ RULES = {
     "InstanceNormalization": Rule(_instance_norm_ties, silence=_instance_norm_silence),
     "LRN": Rule(_lrn_ties, silence=first),
     **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], Rule(_along_axis_ties)),
-    "LayerNormalization": Rule(_layer_norm_ties, silence=alone(_layer_norm_silence)),
+    "LayerNormalization": Rule(_layer_norm_ties, _layer_norm_repair, silence=alone(_layer_norm_silence)),
     "LpNormalization": Rule(_lp_norm_ties, silence=first),
-    "RMSNormalization": Rule(_rms_norm_ties, _rms_norm_repair, silence=some),
+    **dict.fromkeys(
+        ["RMSNormalization", "SimplifiedLayerNormalization"],
+        Rule(_rms_norm_ties, _rms_norm_repair, silence=alone(some)),
+    ),
 }

@@ -94,10 +94,32 @@ CASES = [
     among("Softmax, opset 11, axis 1 of 3 covers the last", "u = Softmax<axis=1>(t)", opset=11, pinned=True),
     between("LayerNormalization of rows", "u = LayerNormalization<axis=3>(t, s, o)", s=(8,), o=(8,)),
     between(
-        "LayerNormalization over the channels too", "u = LayerNormalization<axis=1>(t, s)", s=(6, 8, 8), pinned=True
+        "LayerNormalization over the channels too",
+        "u = LayerNormalization<axis=1>(t, s)",
+        "6 a[0] c[0] s[0] b[1]",
+        s=(6, 8, 8),
+    ),
+    among(
+        "LayerNormalization, last axis unless said otherwise",
+        "u = LayerNormalization<epsilon=0.1>(t, s, o)",
+        "6 a[1] s[0] o[0] b[0]",
+        s=(6,),
+        o=(6,),
+    ),
+    among(
+        "LayerNormalization of what is not silent",
+        "v = Exp(t)\nu = LayerNormalization(v, s)",
+        s=(6,),
+        pinned=True,
+    ),
+    among(
+        "LayerNormalization that hands on its mean",
+        "u, m = LayerNormalization(t, s)\ny0 = Relu(m)",
+        outputs="y y0",
+        s=(6,),
+        pinned=True,
     ),
     between("LayerNormalization with its statistics", "u, m, d = LayerNormalization<axis=-2>(t, s)", s=(8, 8)),
-    among("LayerNormalization, last axis unless said otherwise", "u = LayerNormalization(t, s)", s=(6,), pinned=True),
     between("RMSNormalization of images", "u = RMSNormalization<axis=2>(t, s)", s=(8, 8), opset=23),
     between("LpNormalization over the channels", "u = LpNormalization<axis=1, p=2>(t)"),
     between(

@@ -1,0 +1,142 @@
+"""The law on tiny nets with operators that onnxruntime fuses out of others."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tests.law import Case, case, check, draw
+
+
+def fused(name: str, body: str, *groups: str, rank: int = 3, **options: object) -> Case:
+    """A case with operators of com.microsoft, whose results onnx has no shapes for; y has ``rank`` axes."""
+    plain = case(name, "y = Identity(x)", *groups, inputs=options.pop("inputs"))  # type: ignore[call-overload]
+    model = plain.model
+    text = f'<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> net (float[1] x) => (float y) {{ {body} }}'
+    nodes = onnx.parser.parse_model(text).graph.node
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    rng = np.random.default_rng(0)
+    for key, weight in options.items():
+        values = weight if isinstance(weight, np.ndarray) else draw(rng, weight)  # type: ignore[arg-type]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, key))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("y", 1, [None] * rank))
+    return plain
+
+
+ROWS = {"inputs": "float[2,5,3] x", "a": (3, 6), "b": (6, 4)}
+NORMS = [
+    fused(
+        "SkipLayerNormalization, its sum handed on",
+        "t = MatMul(x, a)\nr = MatMul(x, d)\n"
+        "u, , , z = com.microsoft.SkipLayerNormalization<epsilon=0.1>(t, r, s, o, e)\n"
+        "w = Add(u, z)\ny = MatMul(w, b)",
+        "6 a[1] d[1] s[0] o[0] e[0] b[0]",
+        **{**ROWS, "d": (3, 6), "s": (6,), "o": (6,), "e": (6,)},
+    ),
+    fused(
+        "SkipLayerNormalization without a bias",
+        "t = MatMul(x, a)\nr = MatMul(x, d)\nu = com.microsoft.SkipLayerNormalization(t, r, s)\ny = MatMul(u, b)",
+        "6 a[1] d[1] s[0] b[0]",
+        **{**ROWS, "d": (3, 6), "s": (6,)},
+    ),
+    fused(
+        "SkipSimplifiedLayerNormalization, its sum handed on",
+        "t = MatMul(x, a)\nr = MatMul(x, d)\n"
+        "u, , , z = com.microsoft.SkipSimplifiedLayerNormalization<epsilon=0.1>(t, r, s, e)\n"
+        "w = Add(u, z)\ny = MatMul(w, b)",
+        "6 a[1] d[1] s[0] e[0] b[0]",
+        **{**ROWS, "d": (3, 6), "s": (6,), "e": (6,)},
+    ),
+    fused(
+        "SimplifiedLayerNormalization, one scale for two of them",
+        "t = MatMul(x, a)\nr = SimplifiedLayerNormalization<epsilon=0.1>(t, s)\n"
+        "q = Mul(r, t)\nu = SimplifiedLayerNormalization(q, s)\ny = MatMul(u, b)",
+        "6 a[1] s[0] b[0]",
+        **{**ROWS, "s": (6,)},
+    ),
+]
+PRODUCTS = [
+    fused(
+        "FusedMatMul, both transposed",
+        "t = com.microsoft.FusedMatMul<transA=1, transB=1, alpha=0.5>(x, a)\ny = MatMul(t, b)",
+        "6 a[0] b[0]",
+        inputs="float[2,3,5] x",
+        a=(6, 3),
+        b=(6, 4),
+    ),
+    fused(
+        "FusedMatMul of two computed tensors",
+        "t = MatMul(x, a)\nr = MatMul(x, d)\ny = com.microsoft.FusedMatMul<transB=1>(t, r)",
+        "6 a[1] d[1]",
+        inputs="float[2,5,3] x",
+        a=(3, 6),
+        d=(3, 6),
+    ),
+    fused(
+        "FusedGemm",
+        't = com.microsoft.FusedGemm<activation="Relu", transB=1>(x, a, c)\ny = MatMul(t, b)',
+        "6 a[0] c[0] b[0]",
+        inputs="float[5,3] x",
+        a=(6, 3),
+        c=(6,),
+        b=(6, 4),
+        rank=2,
+    ),
+    fused(
+        "FusedConv, something added before the activation",
+        'r = Conv(x, d)\nt = com.microsoft.FusedConv<activation="Relu">(x, a, c, r)\ny = Conv(t, b)',
+        "6 d[0] a[0] c[0] b[1]",
+        inputs="float[1,3,8,8] x",
+        a=(6, 3, 1, 1),
+        c=(6,),
+        d=(6, 3, 1, 1),
+        b=(4, 6, 1, 1),
+        rank=4,
+    ),
+]
+ELEMENTWISE = [
+    *(
+        fused(
+            op,
+            f"t = MatMul(x, a)\nu = com.microsoft.{op}(t, c)\ny = MatMul(u, b)",
+            "6 a[1] c[0] b[0]",
+            **{**ROWS, "c": (6,)},
+        )
+        for op in ("BiasGelu", "FastGelu")
+    ),
+    *(
+        fused(op, f"t = MatMul(x, a)\nu = com.microsoft.{op}(t)\ny = MatMul(u, b)", "6 a[1] b[0]", **ROWS)
+        for op in ("Gelu", "QuickGelu")
+    ),
+]
+EXPERTS = [
+    fused(
+        "MoE: neurons go in every expert",
+        "t = MatMul(x, a)\nr = MatMul(t, g)\n"
+        'u = com.microsoft.MoE<k=2, activation_type="gelu">(t, r, up, ub, down, db)\n'
+        "y = MatMul(u, b)",
+        "8 a[1] g[0] up[2]",
+        "16 up[1] ub[1] down[2]",
+        "8 down[1] db[1] b[0]",
+        inputs="float[5,3] x",
+        a=(3, 8),
+        g=(8, 4),
+        up=(4, 16, 8),
+        ub=(4, 16),
+        down=(4, 8, 16),
+        db=(4, 8),
+        b=(8, 4),
+        rank=2,
+    ),
+]
+CASES = [*NORMS, *PRODUCTS, *ELEMENTWISE, *EXPERTS]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_law(case: Case) -> None:
+    check(case)
