@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import shutil
 import tempfile
 import threading
@@ -22,11 +23,12 @@ from graphprune.compiler.targets import machine
 from graphprune.errors import InvalidModelError, UsageError
 
 
-def load(folder: str | Path) -> CompiledModel:
+def load(folder: str | Path, threads: int = 1) -> CompiledModel:
     """The compiled model in `folder`.
 
     Args:
         folder: of one artefact, or the folder that holds one per machine.
+        threads: that run it together; 0 takes as many as there are processors.
 
     Raises:
         InvalidModelError: no artefact there, or none that runs on this machine.
@@ -37,7 +39,7 @@ def load(folder: str | Path) -> CompiledModel:
         found = sorted(p.parent.name for p in folder.glob("*/manifest.json")) if folder.is_dir() else []
         hint = f"compiled for: {', '.join(found)}" if found else "compile the model first"
         raise InvalidModelError(f"{folder} holds no compiled model for this machine ({machine()})", hint)
-    return CompiledModel(here, read_manifest(here))
+    return CompiledModel(here, read_manifest(here), threads or os.cpu_count() or 1)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -69,7 +71,7 @@ class CompiledModel:
     are mapped from the file and shared).
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, threads: int = 1) -> None:
         self.manifest = manifest
         self._lock = threading.Lock()
         self._handle = None
@@ -87,6 +89,7 @@ class CompiledModel:
         self._handle = self._library.graphprune_create(self._weights.ctypes.data, self._weights.nbytes, None)
         if not self._handle:
             raise MemoryError(f"{folder}: no memory for a workspace of {manifest.workspace_bytes} bytes")
+        self.threads = self._library.graphprune_threads(self._handle, threads) if threads > 1 else 1
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the model.
@@ -182,6 +185,8 @@ def _load(path: Path) -> ctypes.CDLL:
     library.graphprune_error.restype = ctypes.c_char_p
     library.graphprune_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     library.graphprune_run.restype = ctypes.c_int
+    library.graphprune_threads.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+    library.graphprune_threads.restype = ctypes.c_int32
     library.graphprune_profile.argtypes = [ctypes.c_void_p] * 3
     library.graphprune_profile.restype = ctypes.c_int
     return library

@@ -84,7 +84,7 @@ def compile_model(
             module, node_of = importer.import_onnx(proto, dict(shapes or {}))
         with step("lower"):
             lowered = lower.lower(module, machine)
-            program = read_program(lowered.module, lowered.scratch)
+            program = read_program(lowered.module, lowered.scratch, lowered.ours)
             workspace, weights = memory.plan(program)
         initializers = {tensor.name for tensor in proto.graph.initializer}
         inputs = _values([v.name for v in proto.graph.input if v.name not in initializers], program, program.inputs)

@@ -18,7 +18,7 @@ from graphprune.compiler.targets import C_COMPILERS, ZIG, Target
 from graphprune.errors import CompileError
 
 _FLAGS = ["-O2", "-std=c11", "-fvisibility=hidden"]
-_LIBRARY = ["-shared", "-s"]
+_LIBRARY = ["-shared", "-s", "-pthread"]
 # A reactor without a main: only what module.c.in exports, and no import.
 _MODULE = ["-mexec-model=reactor", "-Wl,--strip-all"]
 _SYSTEM = {"cc": C_COMPILERS, "ar": ("ar", "llvm-ar")}  # what a system calls its tools
@@ -57,7 +57,7 @@ def link(source: Source, kernels: Path, target: Target, folder: Path) -> None:
             _run([*compiler, *_FLAGS, *_MODULE, *output, str(model), str(kernels)], target)
             return
         (folder / "model.h").write_text(source.header)
-        _run([*compiler, *_FLAGS, "-fPIC", f"-I{folder}", "-c", "-o", str(code), str(model)], target)
+        _run([*compiler, *_FLAGS, "-fPIC", "-pthread", f"-I{folder}", "-c", "-o", str(code), str(model)], target)
         _run([*compiler, *_LIBRARY, *output, str(code), str(kernels), "-lm"], target)
         if archiver := _tool("ar", target):
             _run([*archiver, "rcs", str(folder / STATIC_LIBRARY), str(code), str(kernels)], target)

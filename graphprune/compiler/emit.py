@@ -87,7 +87,7 @@ def _tables(program: Program) -> dict[str, object]:
     tensors = []
     for tensor in program.tensors:
         kind = np.dtype(tensor.dtype)
-        where = 0 if program.tensors[tensor.root].value is not None else 1
+        where = 0 if program.tensors[tensor.root].value is not None else 2 if tensor.private else 1
         tensors.append(
             f"  {{{where}, {tensor.offset}LL, {len(tensor.shape)}, {len(shapes)}, {_KINDS[kind.kind]}, "
             f"{kind.itemsize * 8}}},"
@@ -96,7 +96,7 @@ def _tables(program: Program) -> dict[str, object]:
     arguments: list[int] = []
     calls = []
     for call in program.calls:
-        calls.append(f"  {{__tvm_ffi_{call.function}, {len(arguments)}, {len(call.arguments)}}},")
+        calls.append(f"  {{__tvm_ffi_{call.function}, {len(arguments)}, {len(call.arguments)}, {_or(call.share)}}},")
         arguments.extend(call.arguments)
     names = sorted({call.function for call in program.calls})
 
@@ -110,10 +110,14 @@ def _tables(program: Program) -> dict[str, object]:
         "N_TENSORS": len(tensors),
         "ARGUMENTS": numbers(arguments),
         "N_ARGUMENTS": max(len(arguments), 1),
-        "CALLS": "\n".join(calls) or "  {0, 0, 0},",
+        "CALLS": "\n".join(calls) or "  {0, 0, 0, -1},",
         "INPUTS": numbers(program.inputs),
         "OUTPUTS": numbers(program.outputs),
     }
+
+
+def _or(index: int | None) -> int:
+    return -1 if index is None else index
 
 
 def _described(values: Sequence[Value], program: Program, tensors: list[int]) -> str:

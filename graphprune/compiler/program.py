@@ -6,6 +6,7 @@ emitted C needs; nothing of Relax is left at run time.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class Tensor:
         shape: static shape.
         root: index of the tensor whose memory this one is (itself unless it is a view).
         value: the data of a constant, None for an array of the workspace.
+        private: scratch memory, of which every thread has its own.
         offset: byte offset in the weights file or in the workspace, once planned.
     """
 
@@ -33,6 +35,7 @@ class Tensor:
     root: int
     value: np.ndarray | None = None
     offset: int = -1
+    private: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -42,10 +45,16 @@ class Tensor:
 
 @dataclass
 class Call:
-    """A call of the kernel `function` on tensors; `label` is the Relax variable of its result."""
+    """A call of the kernel `function` on tensors.
+
+    Attributes:
+        share: the tensor that tells a kernel which part of its work to do; None where threads cannot share it.
+        label: the Relax variable of its result.
+    """
 
     function: str
     arguments: tuple[int, ...]
+    share: int | None = None
     label: str = ""
 
 
@@ -70,23 +79,26 @@ class Program:
         return [t for i, t in enumerate(self.tensors) if t.value is not None and t.root == i]
 
 
-def read_program(module: tvm.IRModule, scratch: dict[str, list[tuple[str, tuple[int, ...]]]]) -> Program:
+def read_program(
+    module: tvm.IRModule, scratch: dict[str, list[tuple[str, tuple[int, ...]]]], ours: Collection[str] = ()
+) -> Program:
     """The program in the lowered `main` of `module`.
 
     Args:
         module: after CallTIRRewrite; every shape static.
         scratch: per kernel, dtype and shape of the scratch arrays it takes after its own arguments.
+        ours: kernels whose scratch array of int32 is their `Share`.
 
     Raises:
         CompileError: `main` holds something that is no kernel call, such as a shape known only at run time.
     """
-    return _Reader(scratch).read(module["main"])
+    return _Reader(scratch, ours).read(module["main"])
 
 
 class _Reader:
-    def __init__(self, scratch: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
+    def __init__(self, scratch: dict[str, list[tuple[str, tuple[int, ...]]]], ours: Collection[str]) -> None:
         self.program = Program()
-        self.scratch = scratch
+        self.scratch, self.ours = scratch, ours
         self.values: dict[Any, Any] = {}  # relax variable → tensor index, or a tuple of them
         self.constants: dict[int, int] = {}  # address of a constant's data → tensor index
         self.alive: list[Any] = []  # keeps those addresses from being reused
@@ -145,8 +157,13 @@ class _Reader:
     def call(self, expr: relax.Call) -> tuple[()]:
         name = str(expr.op.name_hint)
         arguments = [self.value(a) for a in expr.args]
-        arguments += [self.program.add(dtype, shape) for dtype, shape in self.scratch.get(name, [])]
-        self.program.calls.append(Call(name, tuple(arguments)))
+        share = None
+        for dtype, shape in self.scratch.get(name, []):
+            arguments.append(self.program.add(dtype, shape))
+            self.program.tensors[-1].private = True
+            if dtype == "int32" and name in self.ours:
+                share = arguments[-1]
+        self.program.calls.append(Call(name, tuple(arguments), share))
         return ()
 
 

@@ -18,7 +18,7 @@ from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.padding import Window, emit_padded
 from graphprune.compiler.kernels.product import Product, partial_sums
-from graphprune.compiler.kernels.vectors import Expr, arguments, ramp, scratch, splat
+from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 
@@ -100,7 +100,7 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
         )
         planes = scratch(conv.channels * window.plane) if window.copied else x
         strip = scratch(shape.chunk * shape.pitch)
-        partial = partial_sums(shape)
+        partial, share = partial_sums(shape), Share()
         with T.serial(0, conv.batch) as n:
             if window.copied:
                 size = window.image[0] * window.image[1]
@@ -141,6 +141,7 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
                     finish=finish,
                     out=y,
                     out_at=lambda m, column, at: (filters + m) * pixels + column,
+                    part=shape.part(share),
                     partial=partial,
                     prepare=gather,
                     steps=numbered,

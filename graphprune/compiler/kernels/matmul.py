@@ -15,7 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.product import Product, partial_sums
-from graphprune.compiler.kernels.vectors import Expr, arguments, ramp
+from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp
 from graphprune.compiler.targets import Target
 
 
@@ -67,7 +67,7 @@ def matmul_kernel(matmul: Matmul, target: Target) -> tirx.PrimFunc:
             residual=matmul.out_shape if matmul.epilogue.residual else None,
             out=matmul.out_shape,
         )
-        partial = partial_sums(shape)
+        partial, share = partial_sums(shape), Share()
         with T.serial(0, matmul.batch) as n:
 
             def load_b(column: Expr, strip: Expr, k: Expr, inner: Expr, at: Expr) -> Expr:
@@ -88,6 +88,7 @@ def matmul_kernel(matmul: Matmul, target: Target) -> tirx.PrimFunc:
                 finish=finish,
                 out=out,
                 out_at=lambda m, column, at: (n * rows + m) * columns + column,
+                part=shape.part(share),
                 partial=partial,
             )
     return builder.get()

@@ -21,7 +21,7 @@ import numpy as np
 import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 
-from graphprune.compiler.kernels.vectors import Expr, ramp, scratch, splat
+from graphprune.compiler.kernels.vectors import Expr, Share, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 CACHE = 24 * 1024  # bytes of first-level cache for the strip of b
@@ -29,6 +29,7 @@ BLOCKS = (1, 2, 4, 8)  # heights of the blocks of a sparse a
 _VECTORS = range(1, 9)  # widths of tiles
 _HIGHEST = 8  # rows of a tile: LLVM spills beyond
 _WIDEST = 64  # vectors of a strip
+_MANY = 8  # strips that threads can share evenly
 _END = 1.5  # issue slots to load and to write one accumulator
 _PART = 4.0  # the same for partial sums, which have left the first-level cache
 _TURN = 30  # issue slots to leave the loop over k, which is not foreseen, and to begin the next
@@ -52,6 +53,14 @@ class Tile:
 
     def __str__(self) -> str:
         return f"tile {self.rows} × {self.columns}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the strips and of the blocks of rows of a product: the first, and one beyond the last."""
+
+    strips: tuple[Expr, Expr]
+    blocks: tuple[Expr, Expr]
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,17 @@ class Product:
     def tiles(self) -> list[tuple[int, int]]:
         """How many tiles of a strip have how many vectors."""
         return _tiles_of(self.strip, self.tile.vectors)
+
+    def part(self, share: Share, rows_only: bool = False) -> Part:
+        """What one thread does: some of the strips where there are many, else some of the blocks of rows."""
+        if not rows_only and self.strips >= min(_MANY, self.blocks):
+            return Part(share.bounds(self.strips), (0, self.blocks))
+        return Part((0, self.strips), share.bounds(self.blocks))
+
+    @property
+    def whole(self) -> Part:
+        """All there is to do."""
+        return Part((0, self.strips), (0, self.blocks))
 
     def first(self, strip: Expr) -> Expr:
         """The first vector of a strip."""
@@ -251,6 +271,7 @@ def emit(
     finish: Callable[[Expr, Expr, Expr], Expr],
     out: Any,
     out_at: Callable[[Expr, Expr, Expr], Expr],
+    part: Part,
     partial: Any = None,
     prepare: Callable[[Expr, Expr, Expr], None] | None = None,
     steps: Callable[[Expr, Expr, Expr, Expr], tuple[Expr, Expr]] | None = None,
@@ -265,6 +286,7 @@ def emit(
         finish: (row, column, sum) → vector to write.
         out: flat buffer written.
         out_at: (row, column, column within the strip) → index in `out`.
+        part: the strips and blocks of rows to do.
         partial: from `partial_sums`.
         prepare: (first vector, first k, count of k) emits what brings a strip of b into place.
         steps: (block of rows, chunk, first k, count of k) → first step and number of steps, where those of a block are
@@ -330,7 +352,7 @@ def emit(
                         T.buffer_store(partial, total(r, v), [kept(r, v)])
 
     full, rest = divmod(product.rows, tile.rows)
-    with T.serial(0, product.strips) as strip:
+    with T.serial(*part.strips) as strip:
         before = product.first(strip)
         with T.serial(0, chunks) as chunk:
             first = chunk * product.chunk
@@ -345,9 +367,11 @@ def emit(
                         block(number, rows, before, vectors, at + t * vectors, strip, chunk, k)
                     at += n * vectors
 
-            with T.serial(0, full) as number:
+            begin, end = part.blocks
+            with T.serial(begin, tirx.min(end, full)) as number:
                 tiles(number, tile.rows)
             if rest:
-                tiles(tirx.IntImm("int32", full), rest)
+                with T.If(end == product.blocks), T.Then():
+                    tiles(tirx.IntImm("int32", full), rest)
         if done:
             done(before)

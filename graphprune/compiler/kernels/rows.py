@@ -15,7 +15,7 @@ import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
-from graphprune.compiler.kernels.vectors import Expr, arguments, ramp, splat
+from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp, splat
 from graphprune.compiler.targets import Target
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -67,7 +67,7 @@ def reduce_kernel(mode: Reduction, shape: Shape, out_shape: Shape, target: Targe
         T.func_name(mode)
         T.func_attr({"tirx.noalias": True})
         x, y = arguments(x=shape, y=out_shape)
-        with T.serial(0, rows) as row:
+        with Share().serial(rows) as row:
             total = _emit_reduce(
                 columns,
                 target.lanes,
@@ -103,7 +103,7 @@ def softmax_kernel(shape: Shape, target: Target) -> tirx.PrimFunc:
         T.func_name("softmax")
         T.func_attr({"tirx.noalias": True})
         x, y = arguments(x=shape, y=shape)
-        with T.serial(0, math.prod(shape[:-1])) as row:
+        with Share().serial(math.prod(shape[:-1])) as row:
             start = row * columns
             most = _emit_reduce(
                 columns, target.lanes, _LOWEST, tirx.max, lambda column, lanes: x[ramp(start + column, lanes)]

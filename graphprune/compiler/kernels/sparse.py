@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.matmul import Matmul
 from graphprune.compiler.kernels.product import Product, partial_sums
-from graphprune.compiler.kernels.vectors import Expr, arguments, ramp, scratch, splat
+from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 
@@ -100,7 +100,7 @@ def matmul_kernel(matmul: Matmul, shape: Product, steps: int) -> tirx.PrimFunc:
         )
         strip = scratch(shape.chunk * shape.width)
         turned = scratch(columns * shape.width)
-        partial = partial_sums(shape)
+        partial, part = partial_sums(shape), shape.part(Share())
         last = shape.strip - 1
 
         def each(vector: Expr, emit: Callable[[Expr, Expr], None]) -> None:
@@ -122,8 +122,10 @@ def matmul_kernel(matmul: Matmul, shape: Product, steps: int) -> tirx.PrimFunc:
             return pointers[at], pointers[at + 1] - pointers[at]
 
         def write(vector: Expr) -> None:
+            begin, end = (block * tile.rows for block in part.blocks)
+
             def turn(row: Expr, m: Expr) -> None:
-                with T.serial(0, columns) as n:
+                with T.serial(begin, tirx.min(end, columns)) as n:
                     value = turned[n * shape.width + m] + bias[n]
                     if residual is not None:
                         value = value + residual[row * columns + n]
@@ -139,6 +141,7 @@ def matmul_kernel(matmul: Matmul, shape: Product, steps: int) -> tirx.PrimFunc:
             finish=lambda n, column, value: value,
             out=turned,
             out_at=lambda n, column, at: n * shape.width + at,
+            part=part,
             partial=partial,
             prepare=gather,
             steps=numbered,

@@ -30,6 +30,26 @@ def scratch(size: int) -> Expr:
     return T.sblock_alloc_buffer((size,), "float32")
 
 
+class Share:
+    """The part of its work that a call of a function does; without threads that is all of it.
+
+    The function takes two int32 after its other arrays: which part, of how many. All parts may run at the same time,
+    each with scratch memory of its own, so no part may read what another one writes.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = T.sblock_alloc_buffer((2,), "int32")
+
+    def bounds(self, count: int) -> tuple[Expr, Expr]:
+        """The first of `count` things to do, and one beyond the last."""
+        part, parts = self._numbers[0], self._numbers[1]
+        return count * part // parts, count * (part + 1) // parts
+
+    def serial(self, count: int) -> Any:
+        """A loop over this part of `count` things."""
+        return T.serial(*self.bounds(count))
+
+
 def ramp(index: Expr, lanes: int) -> Expr:
     """`lanes` consecutive elements from `index`."""
     return tirx.Ramp(index, 1, lanes) if lanes > 1 else index

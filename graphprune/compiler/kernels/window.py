@@ -16,7 +16,7 @@ from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.padding import Window, emit_border, emit_image
-from graphprune.compiler.kernels.vectors import arguments, ramp, scratch, splat
+from graphprune.compiler.kernels.vectors import Share, arguments, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 Mode = Literal["depthwise", "max", "average"]
@@ -96,7 +96,7 @@ def window_kernel(op: Windowed, target: Target) -> tirx.PrimFunc:
                 value = value + residual[at]
             T.buffer_store(y, op.epilogue.clip(value, lanes), [at])
 
-        with T.serial(0, op.batch * op.channels) as image:
+        with Share().serial(op.batch * op.channels) as image:
             if padded is not None:
                 emit_image(window, x, image * height * width, padded, 0, target.lanes)
             plane, origin = (x, image * height * width) if padded is None else (padded, 0)

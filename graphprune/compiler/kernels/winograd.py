@@ -21,7 +21,7 @@ from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.conv import Conv, pack_weights
 from graphprune.compiler.kernels.padding import Window, emit_padded
 from graphprune.compiler.kernels.product import Product
-from graphprune.compiler.kernels.vectors import Expr, arguments, ramp, scratch, splat
+from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
 ERROR = 2e-5  # of the largest output: what a layer may lose to the transforms, a fifth of the tolerance of a library
@@ -90,6 +90,11 @@ class Winograd:
         return self.rows * self.tiles[1] + self.lanes
 
     @property
+    def shares_rows(self) -> bool:
+        """Whether threads take some rows of tiles each, or some filters each."""
+        return -(-self.tiles[0] // self.rows) > 1
+
+    @property
     def window(self) -> Window:
         """An input tile as a window, so that its phases put the same places of neighbouring tiles side by side."""
         step, side = (self.m, self.m), (self.side, self.side)
@@ -102,11 +107,11 @@ class Winograd:
 def plan(conv: Conv, weight: np.ndarray, target: Target) -> Winograd | None:
     """The cheapest way in tiles; None where none is accurate enough or the convolution is of another kind.
 
-    Transformed filters are 1.8 (m = 2) or 4 times as large, which a WebAssembly module, downloaded, cannot afford.
+    Transformed filters are 1.8 (m = 2) or 4 times as large: an artefact for another machine, to be shipped, does without.
     """
     window = conv.window
     plain = window.kernel == (3, 3) and window.stride == window.dilation == (1, 1) and conv.groups == 1
-    if not plain or min(window.out) < 2 or target.wasm:
+    if not plain or min(window.out) < 2 or target.zig:
         return None
     found = [way for m in _INPUT for way in _ways(conv, m, target)]
     for way in sorted(found, key=lambda way: way.cost):
@@ -182,6 +187,8 @@ def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
         inputs = scratch(places * conv.channels * pitch)
         sums = scratch(places * conv.filters * pitch)
         rows = scratch(m * (across * m + lanes * m))
+        share = Share()
+        part = shape.whole if way.shares_rows else shape.part(share, rows_only=True)
 
         def each_vector(emit: Callable[[Expr], None]) -> None:
             """For every vector of tiles of a row, its first tile; the last one overlaps its neighbour."""
@@ -243,7 +250,8 @@ def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
             with T.serial(0, conv.channels) as c:
                 source = (n * conv.channels + c) * size
                 emit_padded(window, x, source, planes, c * window.plane, shape.tile.lanes)
-            with T.serial(0, -(-down // way.rows)) as number:
+            blocks = -(-down // way.rows)
+            with share.serial(blocks) if way.shares_rows else T.serial(0, blocks) as number:
                 first = tirx.min(number * way.rows, down - way.rows)
                 with T.serial(0, conv.channels) as c, T.serial(0, way.rows) as row:
                     to_places(c, row, first)
@@ -257,13 +265,15 @@ def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
                         start=lambda filter_, column: splat(tirx.const(0.0, "float32"), shape.tile.lanes),
                         finish=lambda filter_, column, value: value,
                         out=sums,
+                        part=part,
                         out_at=lambda filter_, column, at: (f * conv.filters + filter_) * pitch + column,
                         steps=lambda number, chunk, k, count: (
                             (f * shape.blocks + number) * conv.channels,
                             conv.channels,
                         ),
                     )
-                with T.serial(0, conv.filters) as filter_, T.serial(0, way.rows) as row:
+                begin, end = (block * shape.tile.rows for block in part.blocks)
+                with T.serial(begin, tirx.min(end, conv.filters)) as filter_, T.serial(0, way.rows) as row:
                     from_places(filter_, row)
                     write(n, filter_, first + row)
     return builder.get()
