@@ -293,7 +293,7 @@ def bench(
     Args:
         candidates: paths of ``.onnx`` files and of folders written by ``compile``; the first must be an ONNX file.
         seconds: how long in all.
-        threads: of onnxruntime; compiled libraries are single-threaded.
+        threads: of onnxruntime and of compiled libraries.
 
     Returns:
         Milliseconds and ratios, by a name for each candidate.
@@ -312,7 +312,7 @@ def bench(
     calls: dict[str, Callable[[], object]] = {}
     for path in models:
         if path.is_dir():
-            calls[f"{path}, compiled"] = partial(load_library(path), inputs)
+            calls[f"{path}, compiled"] = partial(load_library(path, threads), inputs)
             path = path / "model.onnx"
         if path.is_file():
             model = load(path, input_shapes=first.input_shapes)

@@ -301,7 +301,7 @@ def bench(
     terminal: Terminal,
     models: Annotated[list[Path], typer.Argument(help="ONNX files and compiled folders; the first is the baseline.")],
     seconds: Annotated[float, typer.Option(min=0, help="How long to measure in all.")] = 5.0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime; libraries use one.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that each candidate may use.")] = 1,
     **options: Unpack[RunOptions],
 ) -> None:
     """Time models in turn on the same inputs: medians, quartiles, ratios.
@@ -316,7 +316,7 @@ def bench(
         timings = api.bench(models, seconds=seconds, threads=threads, **options)
     terminal.data(timings)
     runs = next(iter(timings.values())).runs
-    note = f"{runs} rounds in turn, onnxruntime with {threads} thread{'s' * (threads > 1)}, libraries with 1"
+    note = f"{runs} rounds in turn, {threads} thread{'s' * (threads > 1)}"
     terminal.show(tables.latencies(timings), note)
 
 

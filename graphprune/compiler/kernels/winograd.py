@@ -107,7 +107,7 @@ class Winograd:
 def plan(conv: Conv, weight: np.ndarray, target: Target) -> Winograd | None:
     """The cheapest way in tiles; None where none is accurate enough or the convolution is of another kind.
 
-    Transformed filters are 1.8 (m = 2) or 4 times as large: an artefact for another machine, to be shipped, does without.
+    Transformed filters are 1.8 (m = 2) or 4 times as large: artefacts for other machines, to be shipped, do without.
     """
     window = conv.window
     plain = window.kernel == (3, 3) and window.stride == window.dilation == (1, 1) and conv.groups == 1
