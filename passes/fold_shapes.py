@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -243,16 +244,27 @@ def _run(node: gs.Node, operands: Sequence[_Partial | None], opset: int) -> np.n
     names = [f"x{k}" if o is not None else "" for k, o in enumerate(operands)]
     proto = onnx.helper.make_node(node.op, names, ["y"])
     proto.attribute.extend(OnnxExporter.export_attributes(node.attrs))
-    present = [(n, o) for n, o in zip(names, operands, strict=True) if o is not None]
+    present = [(n, o.values) for n, o in zip(names, operands, strict=True) if o is not None]
+    if any(v.dtype.hasobject for _, v in present):
+        return None
+    given = tuple((n, v.dtype.str, v.shape, v.tobytes()) for n, v in present)
+    return _computed(proto.SerializeToString(deterministic=True), given, opset)
+
+
+@lru_cache(4096)
+def _computed(node: bytes, given: tuple[tuple[str, str, tuple[int, ...], bytes], ...], opset: int) -> np.ndarray | None:
+    """Layers ask the same again and again. The result is not to be written to."""
+    values = {name: np.frombuffer(data, dtype).reshape(shape) for name, dtype, shape, data in given}
     inputs = [
-        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(o.values.dtype), o.values.shape)
-        for n, o in present
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in values.items()
     ]
+    proto = onnx.NodeProto.FromString(node)
     graph = onnx.helper.make_graph([proto], "fold", inputs, [onnx.ValueInfoProto(name="y")])
     single = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
         with np.errstate(all="ignore"):
-            results: Any = ReferenceEvaluator(single).run(None, {n: o.values for n, o in present})
+            results: Any = ReferenceEvaluator(single).run(None, values)
             return np.asarray(results[0])
     except Exception:  # the placeholder of an unknown element can be illegal, e.g. as a divisor or a Range step
         return None

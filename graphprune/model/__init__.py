@@ -22,7 +22,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.errors import GraphpruneError, InvalidModelError
 from graphprune.model.onnxfile import LARGEST_INLINE, check, read
-from graphprune.model.shapes import Shape, SymbolicShape, bind, infer, measure, symbol, symbolic_axes
+from graphprune.model.shapes import Meter, Shape, SymbolicShape, bind, infer, symbol, symbolic_axes
 from graphprune.model.surgeon import export_node, export_tensor, hollow_tensor, import_graph
 from graphprune.model.weights import DataFile, is_streamed, size
 from graphprune.output import new_files
@@ -105,13 +105,14 @@ class Model:
                 open_size = symbol(info.type.tensor_type.shape.dim[axis]) or f"{name}[{axis}]"
                 symbols.setdefault(open_size, []).append((name, axis))
         found: set[tuple[str, int]] = set()
+        meter = Meter(self.proto)
         for places in symbols.values():
             doubled = {
                 name: tuple(size * 2 if (name, axis) in places else size for axis, size in enumerate(shape))
                 for name, shape in self.input_shapes.items()
             }
             try:
-                other = self._shapes_at(doubled)
+                other = self._shapes_at(doubled, meter)
             except InvalidModelError:
                 continue
             found |= {
@@ -122,7 +123,7 @@ class Model:
             }
         return found
 
-    def _shapes_at(self, input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Shape]:
+    def _shapes_at(self, input_shapes: Mapping[str, tuple[int, ...]], meter: Meter | None = None) -> dict[str, Shape]:
         """Shapes by inference, and by execution where shape arithmetic is beyond it."""
         inferred = self._infer(input_shapes)[0]
         shapes: dict[str, Shape] = {
@@ -130,7 +131,9 @@ class Model:
         }
         made = (t for n in self.graph.nodes for t in n.outputs if t.name and self.reads(t))
         unknown = [t.name for t in made if None in shapes.get(t.name, (None,))]
-        return shapes | measure(self.proto(), input_shapes, unknown) if unknown and not self.streamed else shapes
+        if not unknown or self.streamed:
+            return shapes
+        return shapes | (meter or Meter(self.proto))(unknown, input_shapes)
 
     def _infer(
         self, input_shapes: Mapping[str, tuple[int, ...]] | None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import ModelProto, ValueInfoProto
 
 from graphprune.errors import InvalidModelError, UsageError
@@ -128,29 +129,46 @@ def infer(
     return shapes, types
 
 
-def measure(proto: ModelProto, input_shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> dict[str, Shape]:
-    """Shapes of tensors that inference cannot tell, seen by running the model once on zeros in onnxruntime.
+class Meter:
+    """Shapes of tensors that inference cannot tell, seen by running a model on zeros in onnxruntime.
 
-    A size of 0 depends on the data and counts as unknown. What cannot be run has no shapes.
+    What is opened for one choice of sizes serves the next.
 
     Args:
-        proto: with its weights; taken over.
-        input_shapes: concrete sizes of all inputs.
-        names: of the tensors asked for.
+        model: makes the protobuf, with its weights.
     """
-    types = {info.name: info.type.tensor_type.elem_type for info in proto.graph.input}
-    declared = {info.name for info in proto.graph.output}
-    proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in declared)
-    try:
-        zeros = {
-            name: np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(types[name]))
-            for name, shape in input_shapes.items()
+
+    def __init__(self, model: Callable[[], ModelProto]) -> None:
+        self._model = model
+        self._types: dict[str, int] = {}
+        self._names: list[str] = []
+        self._session: ort.InferenceSession | None = None
+
+    def __call__(self, names: list[str], input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Shape]:
+        """The shapes of tensors at concrete sizes of all inputs; a size of 0 depends on the data and counts as unknown.
+
+        What cannot be run, such as a custom operator or a model too large for a protobuf, has no shapes.
+        """
+        try:
+            if self._session is None or not set(names) <= set(self._names):
+                self._open(names)
+            zeros = {
+                name: np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(self._types[name]))
+                for name, shape in input_shapes.items()
+            }
+            assert self._session is not None
+            found = self._session.run(names, zeros)
+        except Exception:
+            return {}
+        return {
+            name: tuple(size or None for size in value.shape)
+            for name, value in zip(names, found, strict=True)
+            if isinstance(value, np.ndarray)
         }
-        found = session(proto.SerializeToString()).run(list(names), zeros)
-    except Exception:  # a custom operator, a model too large for a protobuf: its shapes stay unknown, and pinned
-        return {}
-    return {
-        name: tuple(size or None for size in value.shape)
-        for name, value in zip(names, found, strict=True)
-        if isinstance(value, np.ndarray)
-    }
+
+    def _open(self, names: list[str]) -> None:
+        proto = self._model()
+        self._types = {info.name: info.type.tensor_type.elem_type for info in proto.graph.input}
+        declared = {info.name for info in proto.graph.output}
+        proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in declared)
+        self._session, self._names = session(proto.SerializeToString(), keep=False), names

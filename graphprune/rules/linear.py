@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from graphprune.rules.base import Call, Operand, Rule, Ties, affine, some, tie
+from graphprune.rules.base import Call, Operand, Rule, Ties, affine, reduction, some, tie
 from graphprune.rules.layer import Layer
 
 
@@ -41,6 +41,55 @@ def _matmul_ties(call: Call) -> Ties:
             for back in range(3, operand.rank + 1):
                 if operand.shape[-back] == y.shape[-back]:
                     yield tie(operand, operand.rank - back, y, y.rank - back)
+
+
+def _labelled(call: Call) -> tuple[list[list[str]], list[str]]:
+    """A label for every axis of the operands of an Einsum and of its output; numbers stand for those behind dots."""
+    equation = call.attrs["equation"]
+    equation = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        letters = sorted(set(left) - set(",."))
+        right = ("..." if "..." in left else "") + "".join(x for x in letters if left.count(x) == 1)
+
+    def labels(term: str, rank: int) -> list[str]:
+        before, dots, after = term.partition("...")
+        free = rank - len(before) - len(after) if dots else 0
+        return [*before, *(str(-k) for k in range(free, 0, -1)), *after]
+
+    operands = [operand for operand in call.inputs if operand is not None]
+    return [labels(t, o.rank) for t, o in zip(terms, operands, strict=True)], labels(right, call.y.rank)
+
+
+def _einsum_ties(call: Call) -> Ties:
+    """A letter of the output passes through; one that is missing there is summed over."""
+    terms, result = _labelled(call)
+    for label in dict.fromkeys([label for term in terms for label in term]):
+        places = [
+            (operand, term.index(label))
+            for operand, term in zip(call.inputs, terms, strict=True)
+            if operand is not None and label in term and operand.shape[term.index(label)] > 1
+        ]
+        if any(term.count(label) > 1 for term in terms) or not places:
+            continue  # a diagonal
+        if label in result:
+            for operand, axis in places:
+                yield tie(operand, axis, call.y, result.index(label))
+        elif len(places) == 1:
+            yield reduction(*places[0])
+        else:
+            for operand, axis in places[1:]:
+                yield tie(*places[0], operand, axis, summed=True)
+
+
+def _einsum_macs(call: Call) -> int:
+    terms, _ = _labelled(call)
+    sizes: dict[str, int] = {}
+    for operand, term in zip(call.inputs, terms, strict=True):
+        for label, size in zip(term, operand.shape if operand else (), strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
+    return prod(sizes.values()) * (len(terms) - 1)
 
 
 def _gemm_macs(call: Call) -> int:
@@ -79,6 +128,7 @@ def _matrix_layer(call: Call, weight: Operand, bias: int | None, summed: int) ->
 
 
 RULES = {
+    "Einsum": Rule(_einsum_ties, macs=_einsum_macs, why="repeated in one operand", silence=some),
     "Gemm": Rule(_gemm_ties, macs=_gemm_macs, layer=_gemm_layer, silence=affine),
     "MatMul": Rule(_matmul_ties, macs=_matmul_macs, layer=_matmul_layer, silence=some),
 }

@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from graphprune.errors import InvalidModelError, UsageError
-from graphprune.model.shapes import bind, infer, measure, symbolic_axes
+from graphprune.model.shapes import Meter, bind, infer, symbolic_axes
 
 NET = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[batch,3,H,W] image, float[batch,N] extra) => (float[batch,K] y)
@@ -67,10 +67,10 @@ def test_what_inference_cannot_tell_is_measured():
     sizes = {"x": (1, 3, 1, 1), "seed": (4,)}
     inferred = infer(onnx.parser.parse_model(ARITHMETIC), "net", sizes)[0]["y"]
     assert not all(isinstance(size, int) for size in inferred)
-    found = measure(onnx.parser.parse_model(ARITHMETIC.replace("Sqrt(f)", "Identity(f)")), sizes, ["g", "z"])
+    found = Meter(lambda: onnx.parser.parse_model(ARITHMETIC.replace("Sqrt(f)", "Identity(f)")))(["g", "z"], sizes)
     assert found == {"g": (4,), "z": (1, None)}  # no size of what depends on the data
 
 
 def test_what_cannot_be_run_has_no_shapes():
     foreign = ARITHMETIC.replace('"" : 17', '"" : 17, "acme" : 1').replace("Sqrt(f)", "acme.Frobnicate(f)")
-    assert measure(onnx.parser.parse_model(foreign), {"x": (1, 3, 1, 1), "seed": (4,)}, ["g"]) == {}
+    assert Meter(lambda: onnx.parser.parse_model(foreign))(["g"], {"x": (1, 3, 1, 1), "seed": (4,)}) == {}

@@ -162,6 +162,63 @@ CASES = [
         d=(3, 6),
         b=(7, 4),
     ),
+    case(
+        "Einsum, a product",
+        't = Einsum<equation="bsd,dh->bsh">(x, a)\ny = Einsum<equation="h o, b s h -> b s o">(b, t)',
+        "6 a[1] b[0]",
+        inputs=BATCH,
+        a=(3, 6),
+        b=(6, 4),
+    ),
+    case(
+        "Einsum, output left unsaid, axes behind dots",
+        't = Einsum<equation="...d,dh">(x, a)\nu = Einsum<equation="...h,h->...h">(t, c)\ny = MatMul(u, b)',
+        "6 a[1] c[0] b[0]",
+        inputs=BATCH,
+        a=(3, 6),
+        c=(6,),
+        b=(6, 4),
+    ),
+    case(
+        "Einsum of heads, as queries meet keys and weigh values",
+        """q = Einsum<equation="bsd,dhk->bshk">(x, a)
+        k = Einsum<equation="bsd,dhk->bshk">(x, d)
+        v = Einsum<equation="bsd,dhk->bshk">(x, e)
+        r = Einsum<equation="bqhd,bkhd->bhqk">(q, k)
+        p = Softmax(r)
+        o = Einsum<equation="bhqk,bkhd->bqhd">(p, v)
+        y = Einsum<equation="bshk,hko->bso">(o, b)""",
+        "4 a[1] d[1] e[1] b[0]",
+        "2 a[2] d[2]",
+        "7 e[2] b[1]",
+        inputs=BATCH,
+        a=(3, 4, 2),
+        d=(3, 4, 2),
+        e=(3, 4, 7),
+        b=(4, 7, 5),
+    ),
+    case(
+        "Einsum that sums over one of its operands",
+        't = MatMul(x, a)\nu = Einsum<equation="bsh->bs">(t)\nw = Unsqueeze(u, n)\ny = Mul(w, b)',
+        "6 a[1]",
+        inputs=BATCH,
+        a=(3, 6),
+        n=np.array([2]),
+        b=(1,),
+    ),
+    case(
+        "Einsum over what is not silent",
+        't = MatMul(x, a)\ne = Exp(t)\ny = Einsum<equation="bsh->bs">(e)',
+        inputs=BATCH,
+        a=(3, 6),
+    ),
+    case(
+        "Einsum of a diagonal stays",
+        't = MatMul(x, a)\nu = Einsum<equation="bss->bs">(t)\ny = MatMul(u, b)',
+        inputs="float[2,6,3] x",
+        a=(3, 6),
+        b=(6, 4),
+    ),
 ]
 
 
