@@ -23,11 +23,17 @@ def _silu(x: te.Tensor) -> te.Tensor:
     return topi.multiply(x, _sigmoid(x))
 
 
+def _gelu(x: te.Tensor) -> te.Tensor:
+    half, one, root = (tvm.tirx.const(v, "float32") for v in (0.5, 1.0, 0.5**0.5))
+    return topi.multiply(topi.multiply(x, half), topi.add(topi.fast_erf(topi.multiply(x, root)), one))
+
+
 _FAST: dict[str, Callable[[Any], tuple[Callable[..., te.Tensor], list[Any]]]] = {
     "relax.nn.softmax": lambda call: (topi.nn.fast_softmax, [call.attrs.axis]),
     "relax.erf": lambda call: (topi.fast_erf, []),
     "relax.tanh": lambda call: (topi.fast_tanh, []),
     "relax.sigmoid": lambda call: (_sigmoid, []),
+    "relax.nn.gelu": lambda call: (_gelu, []),
     "relax.nn.silu": lambda call: (_silu, []),
 }
 
@@ -44,7 +50,7 @@ class _Activations(relax.PyExprMutator):
 
 
 def use_polynomials(module: tvm.IRModule) -> tvm.IRModule:
-    """`module` with softmax, erf, tanh, sigmoid and silu of float32 computed by arithmetic alone."""
+    """`module` with softmax, erf, tanh, sigmoid, gelu and silu of float32 computed by arithmetic alone."""
     mutator = _Activations(module)
     mutator.builder_.update_func(module.get_global_var("main"), mutator.visit_expr(module["main"]))
     return mutator.builder_.get()

@@ -58,6 +58,13 @@ def test_operators(case: str, tmp_path: Path) -> None:
     check(onnx.shape_inference.infer_shapes(proto, data_prop=True), tmp_path)
 
 
+def test_gelu_is_arithmetic_alone(tmp_path: Path) -> None:
+    proto = model("g (float[1,4,6,6] x) => (float[1,4,6,6] y) { y = Gelu (x) }")
+    proto.ir_version, proto.opset_import[0].version = 9, 20
+    (kernel,) = check(proto, tmp_path).manifest.kernels
+    assert kernel.name == "_gelu"  # TVM's own, which calls erf of the C library for each value, is `gelu`
+
+
 def test_integers_and_booleans_go_in_and_out(tmp_path: Path) -> None:
     proto = model(
         """g (int64[2,5] ids, bool[2,5] mask, float[7,3] table) => (float[2,5,3] y, int64[2,5] twice, bool[2,5] not) {

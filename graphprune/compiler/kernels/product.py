@@ -166,7 +166,7 @@ def plan(rows: int, columns: int, depth: int, target: Target, multiple: int = 1,
 
 
 def plan_sparse(
-    kept: np.ndarray, columns: int, target: Target, multiple: int = 1, moved: int = 0, spare: int = 0
+    kept: np.ndarray, columns: int, target: Target, multiple: int = 1, moved: float = 0.0, spare: int = 0
 ) -> Product:
     """The product of a sparse a, with the tile that wastes least.
 
@@ -175,7 +175,7 @@ def plan_sparse(
         columns: columns of b.
         target: the machine.
         multiple: what the chunk is a multiple of.
-        moved: values that each column of tiles takes one by one to where they belong, per column.
+        moved: issue slots that each column takes besides the steps.
         spare: values between two rows of the strip.
     """
     groups, rows, depth = kept.shape

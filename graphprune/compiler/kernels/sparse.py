@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.matmul import Matmul
 from graphprune.compiler.kernels.product import Product, partial_sums
-from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp, scratch, splat
+from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp, scratch, splat, transposed
 from graphprune.compiler.targets import Target
 
 
@@ -76,7 +76,7 @@ def pack(a: np.ndarray, shape: Product) -> Packed:
 
 def plan_matmul(matmul: Matmul, b: np.ndarray, target: Target) -> Product:
     """Extents and tile of a product that skips the zeros of `b` [depth, columns]."""
-    moved = matmul.depth + matmul.columns  # the tile of the dense factor, and that of the result, are transposed
+    moved = (matmul.depth + matmul.columns) / 2  # strips of the dense factor and of the result are turned in vectors
     return product.plan_sparse((b.T != 0)[None], matmul.rows, target, moved=moved)
 
 
@@ -101,43 +101,64 @@ def matmul_kernel(matmul: Matmul, shape: Product, steps: int) -> tirx.PrimFunc:
         strip = scratch(shape.chunk * shape.width)
         turned = scratch(columns * shape.width)
         partial, part = partial_sums(shape), shape.part(Share())
-        last = shape.strip - 1
 
-        def each(vector: Expr, emit: Callable[[Expr, Expr], None]) -> None:
-            """For every row of a in a strip: which it is, and its place there."""
-            with T.serial(0, last * lanes) as m:
-                emit(vector * lanes + m, m)
-            with T.serial(0, lanes) as m:
-                emit(shape.column(vector + last) + m, last * lanes + m)
+        def each(count: Expr, emit: Callable[[Expr, bool], None]) -> None:
+            """Whole vectors of `count` places, then what is left one by one."""
+            with T.serial(0, count // lanes) as v:
+                emit(v * lanes, True)
+            with T.serial(0, count % lanes) as left:
+                emit(count // lanes * lanes + left, False)
 
         def gather(vector: Expr, first: Expr, count: Expr) -> None:
-            def turn(row: Expr, m: Expr) -> None:
-                with T.serial(0, count) as k:
-                    T.buffer_store(strip, a[row * depth + first + k], [k * shape.width + m])
+            """The rows of a under the strip, turned."""
+            with T.serial(0, shape.strip) as v:
+                row, place = shape.column(vector + v), v * lanes
 
-            each(vector, turn)
+                def turn(k: Expr, whole: bool) -> None:
+                    there = [(row + r) * depth + first + k for r in range(lanes)]
+                    if not whole:
+                        for r, at in enumerate(there):
+                            T.buffer_store(strip, a[at], [k * shape.width + place + r])
+                        return
+                    values = transposed([a[ramp(at, lanes)] for at in there], lanes)
+                    for j, value in enumerate(values):
+                        T.buffer_store(strip, value, [ramp((k + j) * shape.width + place, lanes)])
+
+                each(count, turn)
 
         def numbered(block: Expr, chunk: Expr, first: Expr, count: Expr) -> tuple[Expr, Expr]:
             at = chunk * shape.blocks + block
             return pointers[at], pointers[at + 1] - pointers[at]
 
         def write(vector: Expr) -> None:
-            begin, end = (block * tile.rows for block in part.blocks)
+            """Turn the sums back."""
+            begin, end = (tirx.min(block * tile.rows, columns) for block in part.blocks)
+            with T.serial(0, shape.strip) as v:
+                row, place = shape.column(vector + v), v * lanes
 
-            def turn(row: Expr, m: Expr) -> None:
-                with T.serial(begin, tirx.min(end, columns)) as n:
-                    value = turned[n * shape.width + m] + bias[n]
+                def store(r: int, n: Expr, value: Expr, width: int) -> None:
+                    at = ramp((row + r) * columns + n, width)
                     if residual is not None:
-                        value = value + residual[row * columns + n]
-                    T.buffer_store(out, matmul.epilogue.clip(value, 1), [row * columns + n])
+                        value = value + residual[at]
+                    T.buffer_store(out, matmul.epilogue.clip(value, width), [at])
 
-            each(vector, turn)
+                def turn(n: Expr, whole: bool) -> None:
+                    n = begin + n
+                    if not whole:
+                        for r in range(lanes):
+                            store(r, n, turned[n * shape.width + place + r], 1)
+                        return
+                    sums = [turned[ramp((n + j) * shape.width + place, lanes)] for j in range(lanes)]
+                    for r, value in enumerate(transposed(sums, lanes)):
+                        store(r, n, value, lanes)
+
+                each(end - begin, turn)
 
         product.emit(
             shape,
             a=lambda block, r, k: values[k * tile.rows + r],
             b=lambda column, tile_, k, inner, at: strip[ramp(offsets[k] + at, lanes)],
-            start=lambda n, column: splat(tirx.const(0.0, "float32"), lanes),
+            start=lambda n, column: splat(bias[n], lanes),
             finish=lambda n, column, value: value,
             out=turned,
             out_at=lambda n, column, at: n * shape.width + at,

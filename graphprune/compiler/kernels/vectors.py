@@ -58,3 +58,20 @@ def ramp(index: Expr, lanes: int) -> Expr:
 def splat(value: Expr, lanes: int) -> Expr:
     """`value` in every lane."""
     return tirx.Broadcast(value, lanes) if lanes > 1 else value
+
+
+def transposed(rows: list[Expr], lanes: int) -> list[Expr]:
+    """As many vectors as they have lanes, turned: lane i of vector j is lane j of vector i. In swaps of halves."""
+    step = 1
+    while step < lanes:
+        low = [i if not i & step else lanes + i - step for i in range(lanes)]
+        high = [i + step if not i & step else lanes + i for i in range(lanes)]
+        turned = list(rows)
+        for i in range(lanes):
+            if not i & step:
+                pair = [T.alloc_buffer((lanes,), "float32") for _ in range(2)]
+                for buffer, order in zip(pair, (low, high), strict=True):
+                    T.buffer_store(buffer, tirx.Shuffle([rows[i], rows[i + step]], order), [ramp(0, lanes)])
+                turned[i], turned[i + step] = (buffer[ramp(0, lanes)] for buffer in pair)
+        rows, step = turned, 2 * step
+    return rows

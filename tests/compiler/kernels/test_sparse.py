@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from graphprune import runtime
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.product import Product, Tile, plan, plan_sparse
 from graphprune.compiler.kernels.sparse import pack
 from graphprune.compiler.targets import AARCH64, WASM32, X86_64
 from tests.compiler.kernels.test_conv import CASES, conv
-from tests.compiler.oracle import check, check_elsewhere, model, need_target
+from tests.compiler.oracle import check, check_elsewhere, feeds, model, need_target
 
 DEEP = "deep: k is cut into chunks"
 
@@ -85,6 +86,9 @@ def test_matrix_products(case: str, block: int, tmp_path: Path) -> None:
     bounds = {"low": np.float32(-2), "high": np.float32(3)}
     proto = model(text, w=w, bias=(columns,), **bounds)
     assert [k.name for k in check(proto, tmp_path).manifest.kernels] == ["sparse_matmul"]
+    inputs = feeds(proto)
+    alone, together = runtime.load(tmp_path)(inputs), runtime.load(tmp_path, threads=3)(inputs)
+    assert np.array_equal(alone["y"], together["y"])
 
 
 @pytest.mark.usefixtures("sparse_only")
