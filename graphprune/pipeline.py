@@ -51,6 +51,7 @@ PRESETS = {
     "pq_index": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",
     "layer_adaptive": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",
     "random": f"{BEFORE}, random_score(seed={{seed}}), {{choice}}, cut, {AFTER}",
+    "slice": f"{BEFORE}, fold_norms, rotate({{sampled}}), {{choice}}, cut, {AFTER}",
     "clean": f"{BEFORE}, {AFTER}",
 }
 # The pass that meets a target, where it is not ``choose``.

@@ -28,24 +28,28 @@ def pipeline_text(options: PruneOptions) -> str:
         targets = "".join(f"{name}={share}, " for name, share in shares.items())
         choice = f"{CHOICES.get(preset, 'choose')}({targets}multiple={multiple})"
     sparsify = f"sparsify(ratio={sparsity}), " if sparsity else ""
-    asked = {
-        "seed": options["seed"],
-        "given": True if options["calibration_data"] is not None else None,
-        "effort": options["effort"] or None,
-        "spread": options["input_range"],
-    }
-    calibration = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
-    text = PRESETS[preset].format(choice=choice, sparsify=sparsify, seed=options["seed"], calibration=calibration)
-    return text.replace(BEFORE, f"{BEFORE}, {_layers(options)}", 1) if options["remove_layers"] else text
+    return (
+        PRESETS[preset]
+        .replace(BEFORE, f"{BEFORE}{{layers}}", 1)
+        .format(
+            choice=choice,
+            sparsify=sparsify,
+            seed=options["seed"],
+            sampled=_spelled(options),
+            calibration=_spelled(options, effort=options["effort"] or None),
+            layers=_layers(options) if options["remove_layers"] else "",
+        )
+    )
+
+
+def _spelled(options: PruneOptions, **others: object) -> str:
+    """The arguments of a pass that runs the model on some inputs."""
+    given = True if options["calibration_data"] is not None else None
+    asked = {"seed": options["seed"], "given": given, **others, "spread": options["input_range"]}
+    return ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
 
 
 def _layers(options: PruneOptions) -> str:
     """The passes that remove layers, before anything is calibrated."""
-    asked = {
-        "count": options["remove_layers"],
-        "seed": options["seed"],
-        "given": True if options["calibration_data"] is not None else None,
-        "spread": options["input_range"],
-    }
-    choice = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
-    return f"choose_layers({choice}), remove_layers" + "(caches='remove')" * options["remove_caches"]
+    choice = f", choose_layers(count={options['remove_layers']}, {_spelled(options)}), remove_layers"
+    return choice + "(caches='remove')" * options["remove_caches"]

@@ -17,7 +17,7 @@ from graphprune.errors import UsageError
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.model.shapes import symbolic_axes
-from graphprune.pipeline import AFTER, BEFORE, Record
+from graphprune.pipeline import AFTER, BEFORE, Record, parse
 from graphprune.plan.origins import traced, weights
 from graphprune.rules import Dim
 
@@ -128,6 +128,11 @@ def layers_of(plan: Plan, original: Model) -> tuple[str, ...]:
 def plain(plan: Plan) -> Plan:
     """The same removals with no weight refitted: what ``graphprune.torch.apply`` makes of a module, as a file."""
     return msgspec.structs.replace(plan, before=BEFORE.split(", "), after=AFTER.split(", "))
+
+
+def mixes(plan: Plan) -> list[str]:
+    """The passes before the cut after which a position is no longer the original's."""
+    return [step.text for step in parse(", ".join(plan.before)) if getattr(step.run, "mixes", False)]
 
 
 def removals_of(original: Model, drop: Drop, groups: Sequence[Group]) -> list[Removal]:

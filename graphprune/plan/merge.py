@@ -12,7 +12,7 @@ from graphprune.cut import gone
 from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.pipeline import parse
-from graphprune.plan import Plan, Removal, as_drop, check, layers_of, removals_of
+from graphprune.plan import Plan, Removal, as_drop, check, layers_of, mixes, removals_of
 from graphprune.plan.origins import traced
 from graphprune.rules import Dim
 from graphprune.state import State
@@ -42,6 +42,11 @@ def merge(first: Plan, second: Plan, original: Model | None = None) -> Plan:
         )
     if {**first.input_shapes, **second.input_shapes} != {**second.input_shapes, **first.input_shapes}:
         raise UsageError("the plans were made at different input sizes", "make input_shapes the same in both")
+    if first.removals and second.removals and mixes(first) != mixes(second):
+        raise UsageError(
+            f"only one plan has '{(mixes(first) or mixes(second))[0]}', after which channels are others",
+            "prune with both in one run",
+        )
     before, after = _interleave(first.before, second.before), _interleave(first.after, second.after)
     shapes = {**second.input_shapes, **first.input_shapes}
     removals = _on(original, first, second, stacked) if original else _union(first.removals, second.removals)

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from graphprune.errors import UsageError
 from graphprune.model import Model
-from graphprune.plan import Plan, Removal
+from graphprune.plan import Plan, Removal, mixes
 
 Arrays = Mapping[str, np.ndarray]
 Kept = dict[str, dict[int, np.ndarray]]
@@ -42,6 +42,11 @@ def match(plan: Plan, arrays: Arrays, original: Model | None = None, transposed:
         raise UsageError(
             f"the plan removes {len(plan.layers)} layers as a whole, which arrays alone cannot lose",
             "take these layers out of the module yourself, and the rows under layers out of the plan",
+        )
+    if mixing := mixes(plan):
+        raise UsageError(
+            f"'{mixing[0]}' mixes channels before the plan removes some, so that they are none of the framework's",
+            "train the pruned ONNX file instead, or make a plan without it",
         )
     return _Matcher(plan, arrays, original, transposed).kept()
 
