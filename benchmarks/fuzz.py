@@ -284,7 +284,9 @@ def maker(seed: int) -> Maker:
                 arguments += ["--model", "m.onnx"] if rng.random() < 0.5 else []
         elif kind == "pipeline":
             choice = "uniform(ratio=0.5, multiple=8)"
-            text = PRESETS[rng.choice(list(PRESETS))].format(choice=choice, sparsify="", calibration="count=2", seed=0)
+            text = PRESETS[rng.choice(list(PRESETS))].format(
+                choice=choice, sparsify="", calibration="count=2", sampled="", seed=0
+            )
             arguments += ["--passes", damage_text(text, rng)]
         elif kind == "config":
             (folder / "c.toml").write_bytes(damage_bytes(CONFIG, rng))

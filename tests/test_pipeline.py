@@ -59,7 +59,7 @@ def test_parse() -> None:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_parse(preset: str) -> None:
-    assert parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", seed=0))
+    assert parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", sampled="", seed=0))
     assert parse(f"{BEFORE}, {AFTER}")
 
 
