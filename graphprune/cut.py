@@ -64,11 +64,19 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> M
 
 
 def _insert(graph: gs.Graph, node: gs.Node, added: Iterable[gs.Node]) -> None:
-    """Put nodes around the one they serve: after it what reads it, before it the others, in order."""
-    for new in added:
-        after = any(t is own for t in new.inputs for own in node.outputs)
-        at = next(k for k, other in enumerate(graph.nodes) if other is node)
-        graph.nodes.insert(at + after, new)
+    """Put nodes around the one they serve, in order: after it what needs what it makes, before it the others."""
+    new = list(added)
+    if not new:
+        return
+    at = next(k for k, other in enumerate(graph.nodes) if other is node)
+    made = {id(t) for t in node.outputs}
+    before: list[gs.Node] = []
+    after: list[gs.Node] = []
+    for one in new:
+        later = any(id(t) in made for t in one.inputs)
+        made |= {id(t) for t in one.outputs} if later else set()
+        (after if later else before).append(one)
+    graph.nodes[at : at + 1] = [*before, node, *after]
 
 
 def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> Model:

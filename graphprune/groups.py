@@ -98,7 +98,7 @@ def _power(model: Model, dim: Dim, exponent: float) -> np.ndarray:
 def analyse(model: Model, rules: Mapping[str, Rule] | None = None, *, inexact: bool = False) -> Dependencies:
     """Find the groups of a model and the reason for every axis that is in none.
 
-    With ``inexact``, axes that can be cut but not proved, such as those a LayerNormalization averages over, are free.
+    With ``inexact``, axes that can be cut but not proved, such as those of experts that are routed to, are free.
 
     Where a rule leaves a choice (attention heads or their width, whole groups of channels or offsets in them), the
     options are tried as seen from the outermost and from the innermost axis, operator by operator, and what frees most

@@ -130,12 +130,31 @@ def _skip_rms_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.
 
 
 def _embedded_ties(call: Call) -> Ties:
-    """Rows of three tables are added and normalised: their width is that of the output."""
+    """Rows of up to three tables are added and normalised; positions of the text stay."""
     y = call.y
     for operand in (*call.inputs[2:7], call.outputs[2] if len(call.outputs) > 2 else None):
         if operand is not None:
             yield tie(operand, operand.rank - 1, y, 2)
-    yield Pin(y.dim(2), "normalised over", inexact=True)
+    for table in call.inputs[2:5]:
+        if table is not None:
+            yield reduction(table, 1)
+
+
+def _embedded_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node]:
+    """The sum can be had unnormalised; its normalisation is spelled out, counting the zeros that are gone."""
+    whole, left = call.y.shape[2], len(kept(call.y, 2))
+    if left == whole:
+        return ()
+    y, scale, bias = node.outputs[0], node.inputs[5], node.inputs[6]
+    others = [*list(node.outputs)[1:], gs.Variable(""), gs.Variable("")]
+    mask, total = (
+        tensor if tensor.name else gs.Variable(f"{y.name}:{what}", kind)
+        for tensor, what, kind in zip(others, ("mask", "sum"), (np.int32, scale.dtype), strict=False)
+    )
+    node.outputs = [gs.Variable(f"{y.name}:fewer", scale.dtype), mask, total]
+    spelled = Spelled(f"{y.name}:norm", scale.dtype)
+    spelled.layer_norm(total, [scale, bias], [2], whole, left, call.attrs.get("epsilon", 1e-12), y)
+    return spelled.nodes
 
 
 def _experts_ties(call: Call) -> Ties:
@@ -179,7 +198,7 @@ RULES = {
     for op, rule in {
         "BiasAdd": replace(_ADD, silence=every),
         "BiasGelu": _ADD,
-        "EmbedLayerNormalization": Rule(_embedded_ties, why="a position of the text"),
+        "EmbedLayerNormalization": Rule(_embedded_ties, _embedded_repair),
         "FastGelu": _ADD,
         "FusedConv": replace(_CONV, ties=_conv_ties, layer=lambda call: None, silence=_conv_silence),
         "FusedGemm": replace(_GEMM, layer=lambda call: None, silence=_gemm_silence),

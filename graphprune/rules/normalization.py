@@ -95,9 +95,15 @@ def _lp_norm_ties(call: Call) -> Ties:
 def _layer_norm_ties(call: Call) -> Ties:
     """Ba et al. 2016: all axes from one on are normalised together; their statistics can count the zeros that went."""
     yield from _normalised_ties(call)
-    exact = not any(call.outputs[1:]) and call.x.dtype in (np.float32, np.float64)
+    exact = not any(call.outputs[1:]) and _type(call) in (np.float32, np.float64)
     for axis in _normalised(call):
         yield reduction(call.x, axis) if exact else Pin(call.x.dim(axis), "normalised over", inexact=True)
+
+
+def _type(call: Call) -> np.dtype | None:
+    """Of the numbers; where onnx cannot tell x's, that of the scale."""
+    scale = call.input(1)
+    return call.x.dtype or (scale.constant.dtype if scale is not None and scale.constant is not None else None)
 
 
 def _normalised(call: Call) -> range:
@@ -110,8 +116,9 @@ def _layer_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Nod
     whole, left = prod(call.x.shape[a] for a in axes), prod(len(kept(call.x, a)) for a in axes)
     if left == whole or any(call.outputs[1:]):
         return
-    assert call.x.dtype is not None
-    spelled = Spelled(f"{node.outputs[0].name}:norm", call.x.dtype)
+    dtype = _type(call)
+    assert dtype is not None
+    spelled = Spelled(f"{node.outputs[0].name}:norm", dtype)
     (x, *affine), y = list(node.inputs), node.outputs[0]
     node.outputs.clear()
     epsilon = call.attrs.get("epsilon", 1e-5)

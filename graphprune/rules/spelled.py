@@ -12,17 +12,17 @@ class Spelled:
     """Nodes that say an operator in others, of numbers of one type."""
 
     def __init__(self, base: str, dtype: np.dtype) -> None:
-        self._base, self._dtype, self._nodes = base, dtype, list[gs.Node]()
+        self._base, self._dtype, self.nodes = base, dtype, list[gs.Node]()
 
     def number(self, value: float) -> gs.Constant:
         """A constant."""
-        return gs.Constant(f"{self._base}:{len(self._nodes)}:number", np.array(value, self._dtype))
+        return gs.Constant(f"{self._base}:{len(self.nodes)}:number", np.array(value, self._dtype))
 
     def made(self, op: str, *inputs: gs.Tensor, into: gs.Variable | None = None, **attrs: object) -> gs.Variable:
         """What an operator makes of some inputs."""
-        name = f"{self._base}:{len(self._nodes)}"
+        name = f"{self._base}:{len(self.nodes)}"
         made = gs.Variable(name, self._dtype) if into is None else into
-        self._nodes.append(gs.Node(op, name, attrs, list(inputs), [made]))
+        self.nodes.append(gs.Node(op, name, attrs, list(inputs), [made]))
         return made
 
     def layer_norm(
@@ -53,7 +53,7 @@ class Spelled:
 
     def into(self, node: gs.Node) -> Iterable[gs.Node]:
         """Let ``node`` be the last of the nodes, and give the others."""
-        *before, last = self._nodes
+        *before, last = self.nodes
         node.op, node.domain, node.inputs, outputs = last.op, None, list(last.inputs), list(last.outputs)
         node.attrs.clear()
         last.inputs.clear()

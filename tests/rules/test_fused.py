@@ -60,6 +60,25 @@ NORMS = [
         **{**ROWS, "s": (6,)},
     ),
 ]
+_TABLES = {"word": (9, 6), "place": (8, 6), "part": (2, 6), "s": (6,), "o": (6,), "b": (6, 4)}
+EMBEDDED = [
+    fused(
+        "EmbedLayerNormalization of words and places",
+        "u, m = com.microsoft.EmbedLayerNormalization<epsilon=0.1>(x, , word, place, , s, o)\ny = MatMul(u, b)",
+        "6 word[1] place[1] s[0] o[0] b[0]",
+        inputs="int32[2,5] x",
+        **{key: shape for key, shape in _TABLES.items() if key != "part"},
+    ),
+    fused(
+        "EmbedLayerNormalization, its sum handed on",
+        "u, m, z = com.microsoft.EmbedLayerNormalization(x, p, word, place, part, s, o)\nw = Add(u, z)\n"
+        "y = MatMul(w, b)",
+        "6 word[1] place[1] part[1] s[0] o[0] b[0]",
+        inputs="int32[2,5] x",
+        p=np.array([[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]], np.int32),
+        **_TABLES,
+    ),
+]
 PRODUCTS = [
     fused(
         "FusedMatMul, both transposed",
@@ -134,7 +153,7 @@ EXPERTS = [
         rank=2,
     ),
 ]
-CASES = [*NORMS, *PRODUCTS, *ELEMENTWISE, *EXPERTS]
+CASES = [*NORMS, *EMBEDDED, *PRODUCTS, *ELEMENTWISE, *EXPERTS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

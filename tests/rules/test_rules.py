@@ -13,7 +13,7 @@ from tests.law import net
 from tests.tiny_nets import CASES, DOMAINS
 
 # Operators whose rule lets nothing through, beside those that say why in ``control``.
-PINNING = {"LRN", "com.microsoft.EmbedLayerNormalization"}
+PINNING = {"LRN"}
 # Operators that onnxruntime has no kernel for, so that no net can be run.
 NOT_RUN = {"CausalConvWithState", "SwiGLU", "TensorScatter", "com.microsoft.BiasAdd"}
 
