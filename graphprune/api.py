@@ -179,6 +179,8 @@ def compile(
     folder: str | os.PathLike[str],
     *,
     targets: Sequence[str] = ("host",),
+    mcpu: str = "",
+    embed_weights: bool = False,
     force: bool = False,
     timing_seconds: float = 2.0,
     command: str = "",
@@ -194,6 +196,8 @@ def compile(
         source: as for ``prune``.
         folder: where to; must not exist.
         targets: names of compile targets.
+        mcpu: a processor, for the targets that know it.
+        embed_weights: put the weights into the libraries, in place of a file beside them.
         force: replace an earlier result in ``folder``.
         timing_seconds: how long to time original, pruned and compiled model; 0 for not at all.
         command: noted in the report.
@@ -210,7 +214,7 @@ def compile(
 
     folder = Path(folder)
     claim_folder(folder, force)
-    machines = resolve_all(targets)
+    machines = resolve_all(targets, mcpu)
     result = prune(source, command=command, announce=announce, **options)
     shapes = {n: result.model.input_shapes[n] for n, info in result.model.inputs.items() if symbolic_axes(info)}
     given = seeded_inputs(result.original, options["seed"])
@@ -227,7 +231,9 @@ def compile(
         result.save(beside / "model.onnx")
         for target, machine in machines.items():
             announce(f"compile for {target}")
-            artefact = compile_model(result.model.proto(), beside / machine.name, target, shapes, announce)
+            artefact = compile_model(
+                result.model.proto(), beside / machine.name, machine, shapes, announce, embed_weights
+            )
             way = execution(artefact.folder)
             agreement = judge(way.run(inputs), reference, tolerance, result.model, inputs) if way.run else None
             if agreement and not agreement.holds:
@@ -236,8 +242,7 @@ def compile(
                     f"more than {agreement.rtol:.0e}",
                     "nothing was written; please report the model",
                 )
-            spent = way.profile(inputs) if way.profile else None
-            reports.append(_target_report(artefact, way.by, agreement, spent))
+            reports.append(_target_report(artefact, way.by, agreement, way.profile(inputs) if way.profile else None))
             if way.run and way.in_process:
                 calls[f"compiled, {machine.name}"] = partial(way.run, inputs)
             if way.times:

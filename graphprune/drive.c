@@ -28,7 +28,8 @@ int main(int count, char** arguments) {
   if (count != 3) fail("usage", "drive FOLDER SCRATCH");
   snprintf(path, sizeof path, "%s/weights.bin", arguments[1]);
   graphprune_model* model =
-      graphprune_create(read_file(path, GRAPHPRUNE_WEIGHTS_BYTES), GRAPHPRUNE_WEIGHTS_BYTES, &reason);
+      GRAPHPRUNE_EMBEDDED ? graphprune_create(0, 0, &reason)
+                          : graphprune_create(read_file(path, GRAPHPRUNE_WEIGHTS_BYTES), GRAPHPRUNE_WEIGHTS_BYTES, &reason);
   if (!model) fail("graphprune_create", reason);
   for (int i = 0; i < GRAPHPRUNE_INPUTS; ++i) {
     snprintf(path, sizeof path, "%s/input_%d", arguments[2], i);

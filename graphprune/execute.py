@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,7 @@ class TargetInfo(msgspec.Struct, frozen=True):
     name: str
     triple: str
     cpu: str
+    cpus: list[str]
     missing: list[str]
     runner: str
     runner_missing: list[str]
@@ -68,10 +70,11 @@ class TargetInfo(msgspec.Struct, frozen=True):
 def survey() -> list[TargetInfo]:
     """Every target."""
     found = []
-    for name in targets.TARGETS:
+    for name in targets.available():
         target = targets.resolve(name)
-        runner, lacks = _runner(target.name, target.library)
-        found.append(TargetInfo(name, target.triple, target.cpu, targets.missing(target), runner, lacks))
+        runner, lacks = _runner(target.name, target.triple, target.library)
+        missing = targets.missing(target)
+        found.append(TargetInfo(name, target.triple, target.cpu, list(target.cpus), missing, runner, lacks))
     return found
 
 
@@ -81,7 +84,7 @@ def execution(folder: Path) -> Execution:
     Calling what is returned raises CompileError where the artefact, not its inputs, is at fault.
     """
     manifest = runtime.read_manifest(folder)
-    runner, lacks = _runner(manifest.target.name, manifest.library)
+    runner, lacks = _runner(manifest.target.name, manifest.target.triple, manifest.library)
     if lacks:
         return Execution(f"not run here: needs {' and '.join(lacks)}")
     if runner == NODE:
@@ -95,14 +98,15 @@ def execution(folder: Path) -> Execution:
         return Execution(f"not run here: {error}")
 
 
-def _runner(name: str, library: str) -> tuple[str, list[str]]:
+def _runner(name: str, triple: str, library: str) -> tuple[str, list[str]]:
     """What runs the artefacts of a target here, and what of it is not installed."""
     if (name, library) == (targets.machine(), targets.shared_library()):
         return HERE, []
     if library.endswith(".wasm"):
         return NODE, [] if shutil.which(NODE) else [NODE]
     if library.endswith(".so"):
-        emulator = f"qemu-{name.replace('-', '_')}-static"
+        architecture = triple.partition("-")[0]
+        emulator = f"qemu-{'arm' if architecture.startswith('armv') else architecture}-static"
         lacks = [] if shutil.which(emulator) else [emulator]
         return emulator, lacks if importlib.util.find_spec(targets.ZIG) else [*lacks, targets.ZIG]
     return "", [f"a machine of {name}"]
@@ -126,7 +130,10 @@ def _node(folder: Path, seconds: float, scratch: Path) -> str:
 def _emulated(emulator: str, folder: Path, manifest: Manifest, inputs: Arrays) -> dict[str, np.ndarray]:
     def run(scratch: Path) -> str:
         program = scratch / "drive"
-        zig = [sys.executable, "-m", "ziglang", "cc", "-target", manifest.target.triple.replace("-gnu", "-musl")]
+        triple = re.sub(
+            "^armv7|-gnu|-android[0-9]*$", lambda m: {"armv7": "arm"}.get(m[0], "-musl"), manifest.target.triple
+        )
+        zig = [sys.executable, "-m", "ziglang", "cc", "-target", triple]
         with resources.as_file(resources.files("graphprune").joinpath("drive.c")) as driver:
             code = [str(driver), str(folder / "libmodel.a")]
             _output([*zig, "-static", "-O1", f"-I{folder}", *code, "-lm", "-o", str(program)])

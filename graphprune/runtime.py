@@ -75,18 +75,15 @@ class CompiledModel:
         self.manifest = manifest
         self._lock = threading.Lock()
         self._handle = None
-        weights = folder / "weights.bin"
-        if not weights.exists() or weights.stat().st_size != manifest.weights_bytes:
-            raise InvalidModelError(f"{weights} is missing or not the file of this model", "compile the model again")
-        with weights.open("rb") as file:
-            self._weights = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        self._weights = None if manifest.embedded else _mapped(folder / "weights.bin", manifest.weights_bytes)
         self._library = _open(folder / manifest.library, manifest.identity)
         if not self._library.graphprune_supported():
             needs = ", ".join(manifest.target.features)
             raise UnsupportedProcessorError(
                 f"{folder} was compiled for {manifest.target.cpu} ({needs}), not for this processor"
             )
-        self._handle = self._library.graphprune_create(self._weights.ctypes.data, self._weights.nbytes, None)
+        at, size = (None, 0) if self._weights is None else (self._weights.ctypes.data, self._weights.nbytes)
+        self._handle = self._library.graphprune_create(at, size, None)
         if not self._handle:
             raise MemoryError(f"{folder}: no memory for a workspace of {manifest.workspace_bytes} bytes")
         self.threads = self._library.graphprune_threads(self._handle, threads) if threads > 1 else 1
@@ -138,6 +135,13 @@ class CompiledModel:
         if getattr(self, "_handle", None):
             self._library.graphprune_destroy(self._handle)
             self._handle = None
+
+
+def _mapped(path: Path, size: int) -> np.ndarray:
+    if not path.exists() or path.stat().st_size != size:
+        raise InvalidModelError(f"{path} is missing or not the file of this model", "compile the model again")
+    with path.open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def _checked(value: Value, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -121,6 +121,8 @@ def compile(
     target: Annotated[
         list[str], typer.Option(help="What to compile for; repeatable.", autocompletion=lambda: _targets())
     ] = ["host"],  # noqa: B006  (typer copies it)
+    mcpu: Annotated[str, typer.Option(help="A processor of the target, e.g. cortex-a53.", metavar="NAME")] = "",
+    embed_weights: Annotated[bool, typer.Option(help="Put the weights into the libraries.")] = False,
     dry_run: DryRun = False,
     force: Force = False,
     **options: Unpack[PruneOptions],
@@ -144,7 +146,9 @@ def compile(
         if dry_run:
             result = api.prune(model, **common)
         else:
-            result = api.compile(model, output, targets=target, force=force, **common)
+            result = api.compile(
+                model, output, targets=target, mcpu=mcpu, embed_weights=embed_weights, force=force, **common
+            )
     terminal.data(result.report)
     written = "nothing written (--dry-run)" if dry_run else f"wrote {output}/"
     terminal.show(tables.summary(result.report, result.report.latency), *_advice(result.report), written)
@@ -335,9 +339,9 @@ def _advice(report: Any) -> list[str]:
 
 
 def _targets() -> list[str]:
-    from graphprune.compiler.targets import TARGETS
+    from graphprune.compiler.targets import available
 
-    return list(TARGETS)
+    return list(available())
 
 
 def _command() -> str:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
     from graphprune.compiler.program import Program
+    from graphprune.compiler.targets import Target
 
 __all__ = ["Artefact", "compile_model"]
 
@@ -48,18 +49,20 @@ class Artefact:
 def compile_model(
     proto: onnx.ModelProto,
     folder: Path,
-    target: str = "host",
+    target: str | Target = "host",
     shapes: dict[str, tuple[int, ...]] | None = None,
     progress: Callable[[str], None] | None = None,
+    embed_weights: bool = False,
 ) -> Artefact:
     """Compile `proto` into `folder`.
 
     Args:
         proto: a valid ONNX model, pruned or not.
         folder: where the artefact goes; made if need be.
-        target: a name of `graphprune.compiler.targets`.
+        target: one of `graphprune.compiler.targets`, or its name.
         shapes: the shape of every graph input that has a symbolic dimension.
         progress: called with the name of each step as it starts.
+        embed_weights: put the weights into the library in place of `weights.bin`.
 
     Raises:
         CompileError: the model or the target cannot be compiled; the message names the node, input or tool.
@@ -79,7 +82,7 @@ def compile_model(
             from graphprune.compiler import build, emit, importer, javascript, lower, memory, targets
             from graphprune.compiler.program import read_program
 
-            machine = targets.resolve(target)
+            machine = targets.resolve(target) if isinstance(target, str) else target
         with step("import"):
             module, node_of = importer.import_onnx(proto, dict(shapes or {}))
         with step("lower"):
@@ -92,13 +95,18 @@ def compile_model(
         with step("write weights"):
             _write_weights(program, new / "weights.bin", weights)
         with step("compile kernels"):
-            kernels = new / "kernels.o"
-            build.write_object(lowered.module, machine, kernels)
+            objects = {library: new / f"{library}.o" for library in (machine.library, *machine.also)}
+            for library, kernels in objects.items():
+                features = (*machine.features, *machine.also.get(library, ()))
+                build.write_object(lowered.module, replace(machine, features=features), kernels)
         with step("link"):
-            source = emit.emit(program, machine, workspace, weights, inputs, outputs)
-            source, identity = emit.seal(source, kernels.read_bytes())
-            build.link(source, kernels, machine, new)
-            kernels.unlink()
+            source = emit.emit(program, machine, workspace, weights, inputs, outputs, embed_weights)
+            source, identity = emit.seal(source, objects.values())
+            for library, kernels in objects.items():
+                build.link(source, kernels, machine, new, library)
+                kernels.unlink()
+            if embed_weights:
+                (new / "weights.bin").unlink()
             if machine.wasm:
                 (new / "model.mjs").write_text(javascript.loader(), "utf-8")
                 (new / "model.d.mts").write_text(javascript.types(inputs, outputs), "utf-8")
@@ -120,6 +128,8 @@ def compile_model(
                 )
                 for call in program.calls
             ),
+            also=dict(machine.also),
+            embedded=embed_weights,
             versions={name: importlib.metadata.version(name) for name in ("graphprune", "apache-tvm", "onnx")},
         )
         (new / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))

@@ -19,6 +19,8 @@ from graphprune.errors import CompileError
 
 _FLAGS = ["-O2", "-std=c11", "-fvisibility=hidden"]
 _LIBRARY = ["-shared", "-s", "-pthread"]
+# Android brings the C library; nothing of another may be linked in, and pages may be of 16 kB.
+_ANDROID = ["-nostdlib", "-Wl,-z,undefs", "-Wl,--no-as-needed", "-Wl,-z,max-page-size=16384"]
 # A reactor without a main: only what module.c.in exports, and no import.
 _MODULE = ["-mexec-model=reactor", "-Wl,--strip-all"]
 _SYSTEM = {"cc": C_COMPILERS, "ar": ("ar", "llvm-ar")}  # what a system calls its tools
@@ -37,11 +39,11 @@ def write_object(module: tvm.IRModule, target: Target, path: Path) -> None:
         tvm.get_global_func("target.build.llvm")(kernels, llvm).write_to_file(str(path), "o")
 
 
-def link(source: Source, kernels: Path, target: Target, folder: Path) -> None:
+def link(source: Source, kernels: Path, target: Target, folder: Path, library: str = "") -> None:
     """Compile `source` and link it with the object file `kernels`.
 
-    `folder` gets a WebAssembly module, or a shared library with its header and, where there is an archiver, a static
-    library.
+    `folder`, which has `weights.bin`, gets a WebAssembly module, or a shared library with its header and, where there
+    is an archiver, a static library. `library` is the file name of one that is not the target's first.
 
     Raises:
         CompileError: no C compiler here, or it failed.
@@ -49,22 +51,32 @@ def link(source: Source, kernels: Path, target: Target, folder: Path) -> None:
     compiler = _tool("cc", target)
     if compiler is None:
         raise CompileError(f"no C compiler to link {target.name} with", 'pip install "graphprune[edge]"')
-    output = ["-o", str(folder / target.library)]
+    output = ["-o", str(folder / (library or target.library))]
     with tempfile.TemporaryDirectory() as scratch:
         model, code = Path(scratch) / "model.c", Path(scratch) / "model.o"
         model.write_text(source.model)
         if target.wasm:
-            _run([*compiler, *_FLAGS, *_MODULE, *output, str(model), str(kernels)], target)
+            _run([*compiler, *_FLAGS, *_MODULE, *output, str(model), str(kernels)], target, folder)
             return
         (folder / "model.h").write_text(source.header)
-        _run([*compiler, *_FLAGS, "-fPIC", "-pthread", f"-I{folder}", "-c", "-o", str(code), str(model)], target)
-        _run([*compiler, *_LIBRARY, *output, str(code), str(kernels), "-lm"], target)
+        _run([*compiler, *_FLAGS, "-fPIC", "-pthread", f"-I{folder}", "-c", "-o", str(code), str(model)], target, folder)
+        system = _android(compiler, Path(scratch), target) if "android" in target.triple else ["-lm"]
+        _run([*compiler, *_LIBRARY, *output, str(code), str(kernels), *system], target, folder)
         if archiver := _tool("ar", target):
-            _run([*archiver, "rcs", str(folder / STATIC_LIBRARY), str(code), str(kernels)], target)
+            _run([*archiver, "rcs", str(folder / STATIC_LIBRARY), str(code), str(kernels)], target, folder)
 
 
-def _run(command: list[str], target: Target) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _android(compiler: list[str], scratch: Path, target: Target) -> list[str]:
+    """What a library for Android is linked with: empty libraries of the names that the system's have."""
+    (scratch / "empty.c").touch()
+    names = ["libc.so", "libm.so"]
+    for name in names:
+        _run([*compiler, "-shared", "-nostdlib", f"-Wl,-soname,{name}", "-o", name, "empty.c"], target, scratch)
+    return [*_ANDROID, *(str(scratch / name) for name in names)]
+
+
+def _run(command: list[str], target: Target, folder: Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         reason = next(
             (line for line in done.stderr.splitlines() if "error" in line or "undefined" in line), done.stderr[-200:]

@@ -8,9 +8,10 @@ that they may reach, an error message and memory for large temporaries, are defi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +23,7 @@ _KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}  # numpy kind → DLDataTypeCode
 
 # x86 feature → cpuid leaf, register (1 ebx, 2 ecx), bit, and the register state the system must save (xcr0)
 _CPUID = {
+    "sse4.2": (1, 2, 20, 0x2),
     "fma": (1, 2, 12, 0x6),
     "avx2": (7, 1, 5, 0x6),
     "avx512f": (7, 1, 16, 0xE6),
@@ -40,22 +42,29 @@ class Source:
 
 
 def emit(
-    program: Program, target: Target, workspace: int, weights: int, inputs: Sequence[Value], outputs: Sequence[Value]
+    program: Program,
+    target: Target,
+    workspace: int,
+    weights: int,
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    embed: bool = False,
 ) -> Source:
-    """The C of a model; `@IDENTITY@` stands where `seal` puts the identity."""
+    """The C of a model; `@IDENTITY@` stands where `seal` puts the identity. To `embed` includes `weights.bin`."""
     interface = {
         "WORKSPACE": workspace,
         "WEIGHTS": weights,
         "N_INPUTS": len(inputs),
         "N_OUTPUTS": len(outputs),
         "N_CALLS": len(program.calls),
+        "EMBEDDED": int(embed),
     }
     model = _fill("model.c.in", **interface, **_tables(program))
     if target.wasm:
         return Source(model + _fill("module.c.in", **interface), "")
     checks = [
         f"has({leaf}, {register}, {bit}, {state})"
-        for leaf, register, bit, state in map(_CPUID.__getitem__, target.features)
+        for leaf, register, bit, state in (_CPUID[f] for f in target.features if f not in target.unchecked)
     ]
     library = _fill(
         "library.c.in",
@@ -64,13 +73,18 @@ def emit(
         INPUT_VALUES=_described(inputs, program, program.inputs),
         OUTPUT_VALUES=_described(outputs, program, program.outputs),
     )
-    sizes = [*_defines("INPUT", inputs), *_defines("OUTPUT", outputs)]
-    return Source(model + library, _fill("model.h.in", **interface, LIBRARY=target.library, SIZES="\n".join(sizes)))
+    described = {
+        "LIBRARY": target.library,
+        "SIZES": "\n".join([*_defines("INPUT", inputs), *_defines("OUTPUT", outputs)]),
+        "WEIGHTS_ARGUMENTS": "0, 0" if embed else "weights, bytes",
+    }
+    return Source(model + library, _fill("model.h.in", **interface, **described))
 
 
-def seal(source: Source, kernels: bytes) -> tuple[Source, str]:
-    """`source` with the identity of its artefact, and that identity: a digest of all code."""
-    identity = hashlib.blake2b(source.model.encode() + kernels, digest_size=16).hexdigest()
+def seal(source: Source, kernels: Iterable[Path]) -> tuple[Source, str]:
+    """`source` with the identity of its artefact, and that identity: a digest of all code, these files included."""
+    code = b"".join([source.model.encode(), *(file.read_bytes() for file in kernels)])
+    identity = hashlib.blake2b(code, digest_size=16).hexdigest()
     return Source(source.model.replace("@IDENTITY@", identity), source.header), identity
 
 

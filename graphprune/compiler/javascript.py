@@ -33,7 +33,7 @@ def loader() -> str:
 def types(inputs: Sequence[Value], outputs: Sequence[Value]) -> str:
     """The text of `model.d.mts`: names and array types of one model."""
     template = resources.files("graphprune.compiler").joinpath("model.d.mts.in").read_text("utf-8")
-    taken = [f"  {json.dumps(v.name)}: {ARRAYS[v.dtype]}; // {_sizes(v)}" for v in inputs]
+    taken = [f"  {json.dumps(v.name)}: {ARRAYS[v.dtype]} | Tensor<{ARRAYS[v.dtype]}>; // {_sizes(v)}" for v in inputs]
     given = [f"  {json.dumps(v.name)}: Tensor<{ARRAYS[v.dtype]}>; // {_sizes(v)}" for v in outputs]
     return template.replace("@INPUTS@", "\n".join(taken)).replace("@OUTPUTS@", "\n".join(given))
 

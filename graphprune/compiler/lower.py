@@ -33,6 +33,8 @@ def llvm_target(target: Target) -> tvm.target.Target:
         config["vector-width"] = 32 * target.lanes  # LLVM knows it of other targets
     if target.triple:
         config["mtriple"] = target.triple
+    if target.triple.endswith("hf"):
+        config["mfloat-abi"] = "hard"
     llvm = tvm.target.Target(config)
     return llvm.with_host(llvm)
 

@@ -49,7 +49,13 @@ class Kernel(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """The facts of a compiled model; `identity` is a digest that its library knows too."""
+    """The facts of a compiled model.
+
+    Attributes:
+        identity: a digest of the code that its libraries know too.
+        also: further modules of the same kernels, by file name, each with the features it needs besides the target's.
+        embedded: whether the libraries hold the weights, and there is no `weights.bin`.
+    """
 
     name: str
     target: Machine
@@ -61,4 +67,6 @@ class Manifest(msgspec.Struct, frozen=True):
     weights_bytes: int
     kernels: tuple[Kernel, ...]
     versions: dict[str, str]
+    also: dict[str, tuple[str, ...]] = {}
+    embedded: bool = False
     format: int = FORMAT

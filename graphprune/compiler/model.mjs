@@ -24,26 +24,57 @@ export const ARRAYS = {
 // A function that returns a v128: valid only where WebAssembly has SIMD.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 
-/** The model in `folder`, a URL or a path; by default the folder of this module. */
+// A function that returns f32x4.relaxed_madd of zeros: valid only where WebAssembly has relaxed SIMD.
+const ZERO = [65, 0, 253, 15];
+const RELAXED = [...SIMD.slice(0, 21), 10, 19, 1, 17, 0, ...ZERO, ...ZERO, ...ZERO, 253, 133, 2, 11];
+const FEATURES = { "relaxed-simd": RELAXED };
+
+const has = (module) => WebAssembly.validate(new Uint8Array(module));
+
+/**
+ * The model in `folder`, a URL or a path; by default the folder of this module.
+ *
+ * Throws an Error that says which file is missing, truncated or of another model, what the engine lacks, or how much
+ * memory there was none of.
+ */
 export async function load(folder = new URL(".", import.meta.url)) {
-  if (!WebAssembly.validate(new Uint8Array(SIMD))) throw new Error("this engine lacks WebAssembly SIMD");
+  if (!has(SIMD)) throw new Error("this engine lacks WebAssembly SIMD");
   const read = reader(await base(folder));
-  const [text, code, weights] = await Promise.all(["manifest.json", "model.wasm", "weights.bin"].map(read));
-  const manifest = JSON.parse(new TextDecoder().decode(text));
+  const manifest = parse(await read("manifest.json"));
+  const [file] = Object.entries(manifest.also).find(([, features]) => features.every((f) => has(FEATURES[f]))) ?? [manifest.library];
+  const [code, weights] = await Promise.all([read(file), manifest.embedded ? null : read("weights.bin")]);
+  return new Model(manifest, await instantiate(file, code), weights);
+}
+
+function parse(bytes) {
+  let manifest;
+  try {
+    manifest = JSON.parse(new TextDecoder().decode(bytes));
+  } catch (cause) {
+    throw new Error("manifest.json is truncated or no JSON", { cause });
+  }
   if (manifest.format !== FORMAT) throw new Error(`manifest.json has format ${manifest.format}, not ${FORMAT}`);
-  const { instance } = await WebAssembly.instantiate(code, {});
-  return new Model(manifest, instance.exports, weights);
+  return manifest;
+}
+
+async function instantiate(file, code) {
+  try {
+    return (await WebAssembly.instantiate(code, {})).instance.exports;
+  } catch (cause) {
+    const reason = cause instanceof RangeError ? "out of memory" : "truncated, or no WebAssembly this engine takes";
+    throw new Error(`${file}: ${reason} (${cause.message})`, { cause });
+  }
 }
 
 class Model {
   #wasm;
 
   constructor(manifest, wasm, weights) {
-    if (this.#text(wasm, wasm.identity()) !== manifest.identity) throw new Error("model.wasm is not the one of manifest.json");
-    if (weights.length !== manifest.weights_bytes) {
+    if (this.#text(wasm, wasm.identity()) !== manifest.identity) throw new Error("the module is not the one of manifest.json");
+    if (weights && weights.length !== manifest.weights_bytes) {
       throw new Error(`weights.bin has ${weights.length} bytes, not ${manifest.weights_bytes}`);
     }
-    new Uint8Array(wasm.memory.buffer).set(weights, wasm.weights());
+    if (weights) new Uint8Array(wasm.memory.buffer).set(weights, wasm.weights());
     wasm._initialize();
     wasm.start();
     this.#wasm = wasm;
@@ -51,11 +82,11 @@ class Model {
     this.outputs = manifest.outputs;
   }
 
-  /** Run on one array per input; each output comes as `{ data, dims }`, a copy of its own. */
+  /** Run on one array, or one `{ data, dims }`, per input; each output comes as `{ data, dims }`, a copy of its own. */
   async run(inputs) {
     const wasm = this.#wasm;
-    check(this.inputs, inputs);
-    this.inputs.forEach((value, i) => view(wasm, wasm.input(i), value).set(inputs[value.name]));
+    const arrays = check(this.inputs, inputs);
+    this.inputs.forEach((value, i) => view(wasm, wasm.input(i), value).set(arrays[i]));
     const failed = wasm.run();
     if (failed) throw new Error(`kernel ${failed} failed: ${this.#text(wasm, wasm.error())}`);
     return Object.fromEntries(
@@ -69,20 +100,26 @@ class Model {
   }
 }
 
+/** The arrays of `inputs` in the order of the model's, if they are what it takes. */
 function check(values, inputs) {
   const names = values.map((value) => value.name);
   for (const name of Object.keys(inputs ?? {})) {
     if (!names.includes(name)) throw new TypeError(`the model has no input "${name}"; inputs: ${names.join(", ")}`);
   }
-  for (const { name, dtype, shape } of values) {
-    const array = inputs?.[name];
+  return values.map(({ name, dtype, shape }) => {
+    const given = inputs?.[name];
+    const array = given?.dims ? given.data : given;
     const wanted = ARRAYS[dtype];
-    if (array === undefined) throw new TypeError(`input "${name}" is missing`);
+    if (given === undefined) throw new TypeError(`input "${name}" is missing`);
     if (!(array instanceof wanted)) throw new TypeError(`input "${name}" must be a ${wanted.name} (${dtype})`);
     if (array.length !== size(shape)) {
       throw new RangeError(`input "${name}" has ${array.length} values, the model takes ${size(shape)} (${shape.join("×")})`);
     }
-  }
+    if (given.dims && given.dims.join() !== shape.join()) {
+      throw new RangeError(`input "${name}" has dims ${given.dims.join("×")}, the model takes ${shape.join("×")}`);
+    }
+    return array;
+  });
 }
 
 function size(shape) {

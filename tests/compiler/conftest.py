@@ -12,5 +12,7 @@ from graphprune.compiler import targets
 @pytest.fixture(params=[(4, 32), (8, 16)], ids=["4 lanes", "8 lanes"])
 def narrow_target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     lanes, registers = request.param
-    monkeypatch.setitem(targets.TARGETS, "narrow", lambda: replace(targets.host(), lanes=lanes, registers=registers))
+    monkeypatch.setitem(
+        targets.TARGETS, "narrow", lambda: replace(targets.resolve("host"), lanes=lanes, registers=registers)
+    )
     return "narrow"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from graphprune.compiler import compile_model, javascript, targets
@@ -20,22 +23,27 @@ from tests.compiler.oracle import model, need
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def net() -> onnx.ModelProto:
     """y = relu(x · w), and n = 2 · i."""
-    need(targets.ZIG, "node")
-    made = tmp_path_factory.mktemp("wasm32")
-    proto = model(
+    return model(
         """g (float[2,3] x, int64[2] i) => (float[2,4] y, int64[2] n) {
             m = MatMul (x, w) y = Relu (m) n = Add (i, i)
         }""",
         w=WEIGHTS,
     )
-    compile_model(proto, made, "wasm32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need(targets.ZIG, "node")
+    made = tmp_path_factory.mktemp("wasm32")
+    compile_model(net(), made, "wasm32")
     return made
 
 
-def node(folder: Path, program: str, where: str | None = None, cwd: Path | None = None) -> dict:
+def node(
+    folder: Path, program: str, where: str | None = None, cwd: Path | None = None, flags: Sequence[str] = ()
+) -> Any:
     """What `program` prints as JSON, with `load` of the folder's module and `model` loaded from `where`."""
     start = f"""
 import {{ load }} from {json.dumps((folder / "model.mjs").as_uri())};
@@ -46,7 +54,7 @@ const message = (promise) => promise.then(() => "no error", (error) => `${{error
 const print = (value) => console.log(JSON.stringify(value));
 const where = {json.dumps(where)};
 """
-    command = ["node", "--input-type=module", "--eval", start + program]
+    command = ["node", *flags, "--input-type=module", "--eval", start + program]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -100,6 +108,7 @@ const model = await load();
 print(await Promise.all([
   model.run(), model.run({ i }), model.run({ x, i, z: x }), model.run({ x: new Float64Array(6), i }),
   model.run({ x, i: [3n, 4n] }), model.run({ x: x.subarray(1), i }),
+  model.run({ x: { data: x, dims: [3, 2] }, i }),
 ].map(message)));
 """
     assert node(folder, program) == [
@@ -109,23 +118,72 @@ print(await Promise.all([
         'TypeError: input "x" must be a Float32Array (float32)',
         'TypeError: input "i" must be a BigInt64Array (int64)',
         'RangeError: input "x" has 5 values, the model takes 6 (2×3)',
+        'RangeError: input "x" has dims 3×2, the model takes 2×3',
     ]
+
+
+def test_an_output_can_be_an_input(folder: Path) -> None:
+    assert node(folder, "print(plain(await (await load()).run({ x: { data: x, dims: [2, 3] }, i })))") == RESULT
 
 
 def test_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     def load(change: str) -> str:
         return node(folder, "print(await message(load(where)))", where=str(tmp_path / change))
 
-    for change in ("short", "foreign", "format"):
+    for change in ("short", "foreign", "format", "cut", "empty"):
         shutil.copytree(folder, tmp_path / change)
     weights = (folder / "weights.bin").read_bytes()
     (tmp_path / "short" / "weights.bin").write_bytes(weights[:-1])
     assert load("short") == f"Error: weights.bin has {len(weights) - 1} bytes, not {len(weights)}"
     manifest = json.loads((folder / "manifest.json").read_text())
     (tmp_path / "foreign" / "manifest.json").write_text(json.dumps(manifest | {"identity": "0" * 32}))
-    assert load("foreign") == "Error: model.wasm is not the one of manifest.json"
+    assert load("foreign") == "Error: the module is not the one of manifest.json"
     (tmp_path / "format" / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
     assert load("format") == "Error: manifest.json has format 99, not 1"
+    for module in ("model.wasm", "model.relaxed.wasm"):
+        (tmp_path / "cut" / module).write_bytes((folder / module).read_bytes()[:-9])
+    assert re.match(r"Error: model(\.relaxed)?\.wasm: truncated, or no WebAssembly this engine takes", load("cut"))
+    (tmp_path / "empty" / "manifest.json").write_text("")
+    assert load("empty") == "Error: manifest.json is truncated or no JSON"
+
+
+def test_without_memory_it_says_so(folder: Path) -> None:
+    program = """
+WebAssembly.instantiate = async () => { throw new RangeError("could not allocate memory"); };
+print(await message(load()));
+"""
+    assert re.fullmatch(
+        r"Error: model(\.relaxed)?\.wasm: out of memory \(could not allocate memory\)", node(folder, program)
+    )
+
+
+@pytest.mark.parametrize("relaxed", [False, True])
+def test_the_module_is_the_one_the_engine_can_run(folder: Path, relaxed: bool) -> None:
+    """Relaxed SIMD is behind a flag in Node 20, and always there from Node 22 on."""
+    program = """
+const modules = [];
+const instantiate = WebAssembly.instantiate;
+WebAssembly.instantiate = (code, imports) => { modules.push(code.length); return instantiate(code, imports); };
+print([modules, plain(await (await load()).run({ x, i }))]);
+"""
+    flags = ["--experimental-wasm-relaxed-simd"] if relaxed else []
+    if relaxed and subprocess.run(["node", *flags, "--eval", ""], capture_output=True, check=False).returncode:
+        flags = []
+    sizes = {name: (folder / name).stat().st_size for name in ("model.wasm", "model.relaxed.wasm")}
+    assert sizes["model.wasm"] != sizes["model.relaxed.wasm"]
+    modules, result = node(folder, program, flags=flags)
+    if relaxed:
+        assert modules == [sizes["model.relaxed.wasm"]]
+    assert set(modules) <= set(sizes.values())
+    assert result == RESULT
+
+
+def test_weights_can_be_inside(tmp_path: Path) -> None:
+    need(targets.ZIG, "node")
+    compile_model(net(), tmp_path, "wasm32", embed_weights=True)
+    assert not (tmp_path / "weights.bin").exists()
+    assert WEIGHTS.tobytes()[4:] in (tmp_path / "model.wasm").read_bytes()
+    assert node(tmp_path, "print(plain(await (await load()).run({ x, i })))") == RESULT
 
 
 def test_an_engine_without_simd_is_told_so(folder: Path) -> None:
@@ -147,8 +205,8 @@ print({ imports: WebAssembly.Module.imports(module), grown: exports.memory.buffe
 
 def test_types_name_inputs_and_outputs(folder: Path) -> None:
     types = (folder / "model.d.mts").read_text()
-    assert '"x": Float32Array; // float32 [2, 3]' in types
-    assert '"i": BigInt64Array; // int64 [2]' in types
+    assert '"x": Float32Array | Tensor<Float32Array>; // float32 [2, 3]' in types
+    assert '"i": BigInt64Array | Tensor<BigInt64Array>; // int64 [2]' in types
     assert '"y": Tensor<Float32Array>; // float32 [2, 4]' in types
     assert "@" not in types
 
