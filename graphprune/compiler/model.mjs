@@ -26,7 +26,7 @@ const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 1
 
 // A function that returns f32x4.relaxed_madd of zeros: valid only where WebAssembly has relaxed SIMD.
 const ZERO = [65, 0, 253, 15];
-const RELAXED = [...SIMD.slice(0, 21), 10, 19, 1, 17, 0, ...ZERO, ...ZERO, ...ZERO, 253, 133, 2, 11];
+const RELAXED = [...SIMD.slice(0, 19), 10, 19, 1, 17, 0, ...ZERO, ...ZERO, ...ZERO, 253, 133, 2, 11];
 const FEATURES = { "relaxed-simd": RELAXED };
 
 const has = (module) => WebAssembly.validate(new Uint8Array(module));
