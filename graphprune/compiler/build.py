@@ -59,7 +59,9 @@ def link(source: Source, kernels: Path, target: Target, folder: Path, library: s
             _run([*compiler, *_FLAGS, *_MODULE, *output, str(model), str(kernels)], target, folder)
             return
         (folder / "model.h").write_text(source.header)
-        _run([*compiler, *_FLAGS, "-fPIC", "-pthread", f"-I{folder}", "-c", "-o", str(code), str(model)], target, folder)
+        _run(
+            [*compiler, *_FLAGS, "-fPIC", "-pthread", f"-I{folder}", "-c", "-o", str(code), str(model)], target, folder
+        )
         system = _android(compiler, Path(scratch), target) if "android" in target.triple else ["-lm"]
         _run([*compiler, *_LIBRARY, *output, str(code), str(kernels), *system], target, folder)
         if archiver := _tool("ar", target):
