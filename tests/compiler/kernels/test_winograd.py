@@ -12,7 +12,7 @@ from graphprune.compiler.kernels import winograd
 from graphprune.compiler.kernels.conv import Conv
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.padding import Window
-from graphprune.compiler.targets import X86_64
+from graphprune.compiler.targets.x86_64 import TARGET as X86_64
 from tests.compiler.kernels.test_conv import conv
 from tests.compiler.oracle import check, model
 
