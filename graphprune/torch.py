@@ -169,8 +169,11 @@ def _attributes(module: nn.Module, name: str, kept: transfer.Kept, arrays: trans
     elif isinstance(module, nn.GroupNorm):
         groups = _groups(module.num_groups, old[0], axes.get(0), name)
         changes += [(module, "num_channels", new[0]), (module, "num_groups", groups)]
-    elif isinstance(module, nn.LayerNorm):
-        changes += [(module, "normalized_shape", tuple(new))]
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        raise UsageError(
+            f"{name}: the pruned graph counts what is gone in its statistics as zeros, which this module cannot",
+            f"leave its width out with --exclude '{name}'",
+        )
     elif isinstance(module, nn.Embedding):
         changes += [(module, "num_embeddings", new[0]), (module, "embedding_dim", new[1])]
     elif isinstance(module, nn.PReLU):

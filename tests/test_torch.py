@@ -103,3 +103,14 @@ def test_attention_widths_that_a_module_cannot_have_are_refused():
     assert (module.num_heads, module.head_dim, module.q_proj.out_features) == (3, 4, 12)
     narrow = apply(Attention(), plan("q_proj", "k_proj", "v_proj", removed=[0, 4, 8, 12]))
     assert (narrow.num_heads, narrow.head_dim) == (4, 3)
+
+
+def test_norms_that_would_average_over_fewer_are_refused():
+    from graphprune.plan import Plan, Removal
+    from graphprune.torch import apply
+
+    norm = torch.nn.Sequential(torch.nn.LayerNorm(16))
+    rows = [Removal(f"0.{part}", 0, 16, [3, 4]) for part in ("weight", "bias")]
+    with pytest.raises(UsageError, match="statistics"):
+        apply(norm, Plan(2, "m", {}, [], rows, []))
+    assert norm[0].weight.shape == (16,)

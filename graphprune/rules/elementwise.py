@@ -13,10 +13,11 @@ def _broadcast_ties(call: Call) -> Ties:
     """Numpy broadcasting: axes are aligned from the end; an input axis of size 1 serves every position."""
     for x in call.inputs:
         if x is not None:
-            yield from _aligned(x, call.y)
+            yield from aligned(x, call.y)
 
 
-def _aligned(x: Operand, y: Operand) -> Ties:
+def aligned(x: Operand, y: Operand) -> Ties:
+    """The axes of an operand that is broadcast to y."""
     for back in range(1, x.rank + 1):
         if x.shape[-back] == y.shape[-back]:
             yield tie(x, x.rank - back, y, y.rank - back)
@@ -28,7 +29,7 @@ def _prelu_ties(call: Call) -> Ties:
     yield from tie_all(x, y)
     slope = call.inputs[1]
     assert slope is not None
-    yield from _aligned(slope, y)
+    yield from aligned(slope, y)
 
 
 def _unary_ties(call: Call) -> Ties:

@@ -25,6 +25,7 @@ from graphprune.rules.base import (
     tie,
     tie_all,
 )
+from graphprune.rules.elementwise import aligned
 from graphprune.rules.normalization import scale_for_fewer
 from graphprune.rules.spelled import Spelled
 
@@ -77,12 +78,10 @@ def _matmul_macs(call: Call) -> int:
 
 def _skip_ties(call: Call) -> Ties:
     """The sum of x, what skipped a branch and a bias is normalised over its last axis, and may be handed on as well."""
-    y, total = call.y, call.outputs[3] if len(call.outputs) > 3 else None
-    for operand in (*call.inputs, total):
-        if operand is not None:
-            for back in range(1, operand.rank + 1):
-                if operand.shape[-back] == y.shape[-back]:
-                    yield tie(operand, operand.rank - back, y, y.rank - back)
+    for made in (call.y, call.outputs[3] if len(call.outputs) > 3 else None):
+        for operand in call.inputs if made is not None else ():
+            if operand is not None:
+                yield from aligned(operand, made)
 
 
 def _skip_norm_ties(call: Call) -> Ties:
@@ -105,6 +104,15 @@ def _normalised(call: Call, *summed: int) -> Ties:
         operand = call.input(index)
         assert operand is not None
         yield reduction(operand, operand.rank - 1)
+
+
+def _sum_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    """Where all that is added is, and scale and bias: so is the sum, and what it is normalised to."""
+    return every(call, [zero[k] for k, operand in enumerate(call.inputs) if operand is not None])
+
+
+def _embedded_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
+    return every(call, [zero[k] for k in range(2, 7) if call.input(k) is not None])
 
 
 def _skip_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node]:
@@ -131,10 +139,10 @@ def _skip_rms_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.
 
 def _embedded_ties(call: Call) -> Ties:
     """Rows of up to three tables are added and normalised; positions of the text stay."""
-    y = call.y
-    for operand in (*call.inputs[2:7], call.outputs[2] if len(call.outputs) > 2 else None):
-        if operand is not None:
-            yield tie(operand, operand.rank - 1, y, 2)
+    for made in (call.y, call.outputs[2] if len(call.outputs) > 2 else None):
+        for operand in call.inputs[2:7] if made is not None else ():
+            if operand is not None:
+                yield tie(operand, operand.rank - 1, made, 2)
     for table in call.inputs[2:5]:
         if table is not None:
             yield reduction(table, 1)
@@ -198,7 +206,7 @@ RULES = {
     for op, rule in {
         "BiasAdd": replace(_ADD, silence=every),
         "BiasGelu": _ADD,
-        "EmbedLayerNormalization": Rule(_embedded_ties, _embedded_repair),
+        "EmbedLayerNormalization": Rule(_embedded_ties, _embedded_repair, silence=_embedded_silence),
         "FastGelu": _ADD,
         "FusedConv": replace(_CONV, ties=_conv_ties, layer=lambda call: None, silence=_conv_silence),
         "FusedGemm": replace(_GEMM, layer=lambda call: None, silence=_gemm_silence),
@@ -206,7 +214,7 @@ RULES = {
         "Gelu": _UNARY,
         "MoE": Rule(_experts_ties, macs=_experts_macs, silence=never),
         "QuickGelu": _UNARY,
-        "SkipLayerNormalization": Rule(_skip_norm_ties, _skip_norm_repair),
-        "SkipSimplifiedLayerNormalization": Rule(_skip_rms_norm_ties, _skip_rms_norm_repair),
+        "SkipLayerNormalization": Rule(_skip_norm_ties, _skip_norm_repair, silence=_sum_silence),
+        "SkipSimplifiedLayerNormalization": Rule(_skip_rms_norm_ties, _skip_rms_norm_repair, silence=_sum_silence),
     }.items()
 }

@@ -60,6 +60,24 @@ NORMS = [
         **{**ROWS, "s": (6,)},
     ),
 ]
+NORMS.append(
+    fused(
+        "SkipLayerNormalization and SkipSimplifiedLayerNormalization behind words: what they make is silent",
+        "u, m = com.microsoft.EmbedLayerNormalization(x, , word, place, , s, o)\n"
+        "t = MatMul(u, a)\nv, , , z = com.microsoft.SkipLayerNormalization(u, t, s, o, o)\n"
+        "r = MatMul(v, a)\nw, , , q = com.microsoft.SkipSimplifiedLayerNormalization(z, r, e)\n"
+        "l = com.microsoft.SkipLayerNormalization(w, q, s, o)\ny = MatMul(l, b)",
+        "6 word[1] place[1] s[0] o[0] a[0] a[1] e[0] b[0]",
+        inputs="int32[2,5] x",
+        word=(9, 6),
+        place=(8, 6),
+        s=(6,),
+        o=(6,),
+        e=(6,),
+        a=(6, 6),
+        b=(6, 4),
+    )
+)
 _TABLES = {"word": (9, 6), "place": (8, 6), "part": (2, 6), "s": (6,), "o": (6,), "b": (6, 4)}
 EMBEDDED = [
     fused(
