@@ -13,6 +13,7 @@ from graphprune.rules import convolution, elementwise, linear
 from graphprune.rules.base import (
     Call,
     Kept,
+    Operand,
     Pin,
     Rule,
     Ties,
@@ -78,10 +79,15 @@ def _matmul_macs(call: Call) -> int:
 
 def _skip_ties(call: Call) -> Ties:
     """The sum of x, what skipped a branch and a bias is normalised over its last axis, and may be handed on as well."""
-    for made in (call.y, call.outputs[3] if len(call.outputs) > 3 else None):
-        for operand in call.inputs if made is not None else ():
+    for made in _made(call, 3):
+        for operand in call.inputs:
             if operand is not None:
                 yield from aligned(operand, made)
+
+
+def _made(call: Call, also: int) -> list[Operand]:
+    """The normalised output, and the sum at ``also`` where it is asked for."""
+    return [o for o in (call.y, *call.outputs[also : also + 1]) if o is not None]
 
 
 def _skip_norm_ties(call: Call) -> Ties:
@@ -139,8 +145,8 @@ def _skip_rms_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.
 
 def _embedded_ties(call: Call) -> Ties:
     """Rows of up to three tables are added and normalised; positions of the text stay."""
-    for made in (call.y, call.outputs[2] if len(call.outputs) > 2 else None):
-        for operand in call.inputs[2:7] if made is not None else ():
+    for made in _made(call, 2):
+        for operand in call.inputs[2:7]:
             if operand is not None:
                 yield tie(operand, operand.rank - 1, made, 2)
     for table in call.inputs[2:5]:
