@@ -1,7 +1,9 @@
 """Accuracy against MACs, without data, labels or training: `python -m benchmarks.accuracy [MODEL ...]`.
 
-Every preset prunes the same models to the same share of MACs; accuracy is on the labelled items of the zoo, which
-pruning never sees. The share that a model really ends at is below each accuracy where it is not the target.
+Every criterion prunes the same models to the same shares of their multiply-accumulates, and so do Torch-Pruning and
+onnxsim; accuracy is on the labelled items of the zoo, which pruning never sees. Rows are written as they come to
+`docs/accuracy.json`: run again, the benchmark makes only what is missing (`--again obs` makes rows anew). Each run ends
+with the table `docs/accuracy.md` and the plot `docs/accuracy.svg` of all rows there are.
 
 Settings of the default were chosen on one half of the photographs (`choice`), a fixed draw; the other half has only
 been reported on.
@@ -11,71 +13,202 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import numpy as np
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-import graphprune
+from benchmarks import peers
 from graphprune.errors import GraphpruneError
+from graphprune.model import load, save
+from graphprune.output import new_files
+from graphprune.pipeline import CHOICES, PRESETS, parse, run
+from graphprune.state import State
 from models import find
-from models.zoo import Items, onnxruntime_run
+from models.zoo import Items, ZooModel, onnxruntime_run
 
-PRESETS = ["obs", "magnitude", "l1", "slimming", "random"]
+DOCS = Path(__file__).parent.parent / "docs"
+ROWS = DOCS / "accuracy.json"
+DEFAULT = "obs"
+OURS = [name for name in PRESETS if name not in ("clean", "sparse")]
+FASHION = [0.7, 0.5, 0.35, 0.25]
 TARGETS = {
-    "fashion_resnet20": [0.7, 0.5, 0.35, 0.25],
-    "fashion_mobilenet": [0.7, 0.5, 0.35, 0.25],
-    "fashion_densenet": [0.7, 0.5, 0.35, 0.25],
+    "fashion_resnet20": FASHION,
+    "fashion_mobilenet": FASHION,
+    "fashion_densenet": FASHION,
+    "fashion_vgg": FASHION,
+    "fashion_vit": [0.9, 0.8, 0.7, 0.5],
+    "ppocr_cls": [0.8, 0.7, 0.6, 0.5],
     "efficientnet_lite0": [0.8, 0.7, 0.6, 0.5],
 }
 CHOSEN_ON = {"efficientnet_lite0"}  # models on half of whose items settings were chosen
+TORCH = "Torch-Pruning, "
+ONNXSIM = "onnxsim, "
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One model pruned by one criterion to one target.
+
+    Attributes:
+        model: of the zoo.
+        criterion: a preset, or another tool and its score; `dense` is the model as it is.
+        target: share of multiply-accumulates asked for.
+        kept: share it ended at; 0 where it was not made.
+        accuracy: top-1 by part of the items; the part "" is all of them.
+        seconds: to prune.
+        why: what went wrong, where it was not made.
+    """
+
+    model: str
+    criterion: str
+    target: float
+    kept: float
+    accuracy: dict[str, float]
+    seconds: float = 0.0
+    why: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, float]:
+        """What no two rows share."""
+        return self.model, self.criterion, self.target
 
 
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Models; all that are there by default.")] = None,
-    preset: Annotated[list[str], typer.Option(help="Presets to compare; repeatable.")] = PRESETS,
+    criterion: Annotated[
+        list[str] | None, typer.Option(help="Presets, `torch-pruning`, `onnxsim`; repeatable. Default: all.")
+    ] = None,
     round_to: Annotated[int, typer.Option(help="Widths are multiples of this.")] = 8,
-    effort: Annotated[float, typer.Option(help="Of the default preset.")] = 1.0,
+    effort: Annotated[float, typer.Option(help="Of presets that calibrate.")] = 1.0,
+    onnxsim: Annotated[Path | None, typer.Option(help="The Python of an environment with onnxsim 0.8.1.")] = None,
+    again: Annotated[list[str], typer.Option(help="Criteria whose rows are made anew.")] = [],  # noqa: B006
+    rows: Annotated[Path, typer.Option(help="Where results are kept.")] = ROWS,
 ) -> None:
-    """Print a table for each model."""
-    for name in names or [n for n in TARGETS if find(n).path.exists()]:
-        table(name, preset, round_to, effort)
+    """Make the rows that are missing, then the table and the plot of all there are."""
+    console = Console()
+    wanted = criterion or [*OURS, "torch-pruning", *(["onnxsim"] if onnxsim else [])]
+    for name in names or [n for n in TARGETS if n in _there()]:
+        known = {row.key: row for row in read(rows) if row.criterion not in again or row.model != name}
+        for row in _made(name, wanted, known, round_to, effort, onnxsim):
+            known[row.key] = row
+            _write(rows, [*known.values(), *(r for r in read(rows) if r.key not in known and r.model != name)])
+            scores = ", ".join(f"{score:.1%} {part}".strip() for part, score in row.accuracy.items()) or row.why
+            console.print(f"{name}  {row.criterion}  {row.target:.0%} → {row.kept:.1%}  {scores}  {row.seconds:.0f} s")
+    from benchmarks import accuracy_table
+
+    accuracy_table.write(read(rows), rows.parent)
 
 
-def table(name: str, presets: list[str], round_to: int, effort: float = 1.0) -> None:
-    """Prune one model by every preset to every target, and print its accuracies."""
-    console, model = Console(), find(name)
+def read(path: Path) -> list[Row]:
+    """The rows of a results file, none where there is no such file."""
+    return msgspec.json.decode(path.read_bytes(), type=list[Row]) if path.exists() else []
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    with new_files(path) as beside:
+        lines = b",\n".join(msgspec.json.encode(row) for row in sorted(rows, key=lambda r: r.key))
+        (beside / path.name).write_bytes(b"[\n" + lines + b"\n]\n")
+
+
+def _there() -> set[str]:
+    from models import catalogue
+
+    return {name for name, model in catalogue().items() if model.path.exists()}
+
+
+def _made(
+    name: str,
+    wanted: Sequence[str],
+    known: dict[tuple[str, str, float], Row],
+    round_to: int,
+    effort: float,
+    onnxsim: Path | None,
+) -> Iterator[Row]:
+    """The rows of one model that are not known."""
+    model = find(name)
     items = model.items()
-    parts = halves(items) if name in CHOSEN_ON else {"": items}
-    dense = model.evaluate(onnxruntime_run(model.path), items)[0]
-    output = Table("MACs kept", *(f"{t:.0%}" for t in TARGETS[name]), "seconds", box=SIMPLE_HEAD)
-    output.title = f"{name}, dense {dense}, widths in multiples of {round_to}"
-    for preset in presets:
-        cells, slowest = [], 0.0
-        for target in TARGETS[name]:
-            began = time.perf_counter()
-            try:
-                result = graphprune.prune(
-                    model.path, target_macs=target, preset=preset, round_to=round_to, effort=effort
-                )
-            except GraphpruneError as error:
-                cells.append(type(error).__name__)
-                continue
-            slowest = max(slowest, time.perf_counter() - began)
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "pruned.onnx"
-                result.save(path)
-                run = onnxruntime_run(path)
-                scores = {part: model.evaluate(run, some)[0].accuracy for part, some in parts.items()}
-            kept = result.report.kept.macs
-            accuracy = "\n".join(f"{score:.1%} {part}".rstrip() for part, score in scores.items())
-            cells.append(accuracy + (f"\nat {kept:.0%}" if round(kept, 2) != target else ""))
-        output.add_row(preset, *cells, f"{slowest:.1f}")
-    console.print(output)
+    parts = {"": items, **(halves(items) if name in CHOSEN_ON else {})}
+
+    def missing(criterion: str) -> list[float]:
+        return [t for t in TARGETS[name] if (name, criterion, t) not in known]
+
+    if (name, "dense", 1.0) not in known:
+        yield Row(name, "dense", 1.0, 1.0, _scores(model, model.path, parts))
+    whole = peers.macs(model.path)
+    with tempfile.TemporaryDirectory() as folder:
+        for criterion in wanted:
+            if criterion in PRESETS and (targets := missing(criterion)):
+                for target, path, seconds, why in _ours(model, criterion, targets, round_to, effort, Path(folder)):
+                    yield _row(model, criterion, target, path, whole, parts, seconds, why)
+            elif criterion == "torch-pruning":
+                for importance in peers.importances():
+                    for target in missing(TORCH + importance):
+                        path, began, why = Path(folder) / "peer.onnx", time.perf_counter(), ""
+                        try:
+                            peers.torch_pruning(name, model.path, importance, target, round_to, path)
+                        except Exception as error:
+                            path, why = None, f"{type(error).__name__}: {error}"
+                        seconds = time.perf_counter() - began
+                        yield _row(model, TORCH + importance, target, path, whole, parts, seconds, why)
+            elif criterion == "onnxsim" and onnxsim and missing(f"{ONNXSIM}l2") + missing(f"{ONNXSIM}wanda"):
+                steps = Path(folder) / "onnxsim"
+                steps.mkdir()
+                peers.onnxsim(onnxsim, model.path, steps)
+                found = list(peers.ladder(steps, whole))
+                for score in ("l2", "wanda"):
+                    for target in missing(ONNXSIM + score):
+                        reached = [(kept, path) for s, kept, path in found if s == score and kept <= target + 0.005]
+                        path = max(reached)[1] if reached else None
+                        yield _row(model, ONNXSIM + score, target, path, whole, parts, 0.0, "not reached")
+
+
+def _ours(
+    model: ZooModel, preset: str, targets: Sequence[float], round_to: int, effort: float, folder: Path
+) -> Iterator[tuple[float, Path | None, float, str]]:
+    """What a preset makes of a model for each target; what comes before the choice is done once for all."""
+    marker = "clean()"
+    calibration = f"seed=0, effort={effort}" if effort else "seed=0"
+    text = PRESETS[preset].format(choice=marker, sparsify="", seed=0, sampled="seed=0", calibration=calibration)
+    before, after = text.split(f", {marker}, ")
+    began = time.perf_counter()
+    scored, _ = run(State(load(model.path)), parse(before))
+    shared = time.perf_counter() - began
+    for target in targets:
+        began = time.perf_counter()
+        choice = f"{CHOICES.get(preset, 'choose')}(macs={target}, multiple={round_to})"
+        try:
+            result, _ = run(scored, parse(f"{choice}, {after}"))
+        except GraphpruneError as error:
+            yield target, None, 0.0, f"{type(error).__name__}: {error}"
+            continue
+        path = folder / "ours.onnx"
+        save(result.model, path)
+        yield target, path, shared + time.perf_counter() - began, ""
+
+
+def _row(
+    model: ZooModel,
+    criterion: str,
+    target: float,
+    path: Path | None,
+    whole: int,
+    parts: dict[str, Items],
+    seconds: float,
+    why: str,
+) -> Row:
+    if path is None:
+        return Row(model.name, criterion, target, 0.0, {}, why=why)
+    kept = peers.macs(path) / whole
+    return Row(model.name, criterion, target, round(kept, 4), _scores(model, path, parts), round(seconds, 1))
+
+
+def _scores(model: ZooModel, path: Path, parts: dict[str, Items]) -> dict[str, float]:
+    run = onnxruntime_run(path)
+    return {part: round(float(model.evaluate(run, items)[0].accuracy), 5) for part, items in parts.items()}
 
 
 def halves(items: Items) -> dict[str, Items]:

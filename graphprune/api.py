@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,10 @@ import numpy as np
 from onnx import ModelProto
 
 from graphprune import plan as plans
+from graphprune.aiming import Aim, reach
 from graphprune.calibration.activations import read_inputs
+from graphprune.clocks import Clock, compiled_clock, onnxruntime_clock
+from graphprune.cost import CostModel
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
 from graphprune.fidelity import measure
 from graphprune.groups import Dependencies
@@ -27,10 +30,9 @@ from graphprune.options import InspectOptions, ModelOptions, PruneOptions, RunOp
 from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, Record, Step, parse, run
 from graphprune.plan import Plan
-from graphprune.plan.origins import traced
-from graphprune.presets import pipeline_text
+from graphprune.presets import as_steps, check, replay, targets_of
 from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Inputs, Runner, judge, rtol, seeded_inputs
-from graphprune.report import KernelReport, Report, TargetReport, html, to_json
+from graphprune.report import KernelReport, Report, TargetReport, html, size_text, to_json
 from graphprune.report import build as build_report
 from graphprune.state import State
 
@@ -142,8 +144,14 @@ def prune(
         UsageError: options that exclude each other, or a pipeline, plan or data that make no sense.
         VerificationError: a pass broke the model; names the pass and the tensor.
     """
+    return _pruned(source, onnxruntime_clock(), command, announce, options)
+
+
+def _pruned(source: Source, clock: Clock, command: str, announce: Announce, options: PruneOptions) -> Result:
+    """``prune``, with what times models for a latency target."""
     began = time.perf_counter()
-    steps, seed = _steps(options, lambda: model), options["seed"]
+    check(options)
+    seed = options["seed"]
     announce("load")
     model = _load(source, options, options["plan"])
     loaded = time.perf_counter() - began
@@ -151,7 +159,8 @@ def prune(
     start = replace(_start(model, options), data=_given(real))
     if (plan := options["plan"]) is not None:
         start = replace(start, inexact=plan.inexact, layers=plans.layers_of(plan, model))
-    state, records = run(start, steps, seed=seed, announce=announce)
+    start = replace(start, data={**start.data, "profile": clock.profile})
+    steps, state, records = _met(model, start, clock, announce, options)
     analysed = next((r.before for r in records if r.cut), None)
     if analysed is None:
         if any(step.text == "cut" for step in steps):
@@ -215,7 +224,7 @@ def compile(
     folder = Path(folder)
     claim_folder(folder, force)
     machines = resolve_all(targets, mcpu)
-    result = prune(source, command=command, announce=announce, **options)
+    result = _pruned(source, compiled_clock(next(iter(machines.values()))), command, announce, options)
     shapes = {n: result.model.input_shapes[n] for n, info in result.model.inputs.items() if symbolic_axes(info)}
     given = seeded_inputs(result.original, options["seed"])
     inputs = {name: given[name] for name in result.model.inputs}
@@ -278,7 +287,7 @@ def verify(original: Source, pruned: Source, plan: Plan, **options: Unpack[RunOp
     model = _load(original, options, plan)
     given = _given(_arrays(options["calibration_data"]))
     start = State(model, inexact=plan.inexact, layers=plans.layers_of(plan, model), data=given)
-    state, _ = run(start, _replay(plan, lambda: model), seed=seed)
+    state, _ = run(start, replay(plan, model), seed=seed)
     inputs = seeded_inputs(model, seed)
     shapes = {name: shape for name, shape in plan.input_shapes.items() if name in state.model.inputs}
     result = Runner(_load(pruned, options, msgspec.structs.replace(plan, input_shapes=shapes)))(inputs)
@@ -328,18 +337,32 @@ def bench(
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def _steps(options: PruneOptions, original: Callable[[], Model]) -> list[Step]:
-    """The passes asked for, in whichever way; a plan also needs the model, once it is loaded."""
-    targets = next((options[name] for name in ("target_macs", "target_params") if options[name] is not None), None)
-    ways = {"ratio": options["ratio"], "target": targets, "passes": options["passes"], "plan": options["plan"]}
-    given = [name for name, way in ways.items() if way is not None]
-    for name in ("sparsity", "remove_layers"):
-        given += [name] * (options[name] is not None and bool({"passes", "plan"} & {*given}))
-    if len(given) > 1:
-        raise UsageError(f"{given[0]} and {given[1]} exclude each other", "give one way to say what to remove")
-    if (plan := options["plan"]) is not None:
-        return _replay(plan, original)
-    return parse(pipeline_text(options) if options["passes"] is None else options["passes"])
+def _met(
+    model: Model, start: State, clock: Clock, announce: Announce, options: PruneOptions
+) -> tuple[list[Step], State, list[Record]]:
+    """The steps and what they made, again from the choice on until what only measuring can tell is met."""
+    asked = targets_of(options)
+    aims = []
+    if (size := asked.get("size")) is not None:
+        whole = CostModel(model).at().bytes
+        kept = size if size <= 1 else size / whole
+        aims.append(Aim("size", kept, lambda m: CostModel(m).at().bytes / whole, lambda s: size_text(round(s * whole))))
+    if (latency := asked.get("latency")) is not None:
+        milliseconds = clock.compare(model, model)[0]
+        kept = latency if options["target_latency_ms"] is None else latency / milliseconds
+        aims.append(Aim("latency", kept, lambda m: clock.compare(model, m)[1], lambda s: f"{s * milliseconds:.3g} ms"))
+    fixed = {name: share for name, share in asked.items() if name not in ("size", "latency")}
+    known: list[Record] = []
+
+    def make(shares: Mapping[str, float]) -> tuple[list[Step], State, list[Record]]:
+        steps = as_steps(options, model, {**fixed, **{name: min(share, 1.0) for name, share in shares.items()}})
+        first = next((k for k, r in enumerate(known) if r.text != steps[k].text), 0)
+        begin = known[first].before if known else start
+        state, records = run(begin, steps[first:], seed=options["seed"], announce=announce)
+        known[:] = [*known[:first], *records]
+        return steps, state, [*known]
+
+    return reach(aims, make, lambda made: made[1].model) if aims else make({})
 
 
 def _arrays(data: Inputs) -> Arrays | None:
@@ -348,15 +371,6 @@ def _arrays(data: Inputs) -> Arrays | None:
 
 def _given(calibration_data: Arrays | None) -> dict[str, Any]:
     return {} if calibration_data is None else {"inputs": calibration_data}
-
-
-def _replay(plan: Plan, original: Callable[[], Model]) -> list[Step]:
-    def choose(state: State) -> State:
-        groups = traced(original(), state.model, state.groups)
-        return replace(state, drop=plans.as_drop(plan, original(), groups))
-
-    cut = [Step("replay plan", choose), *parse("cut")] if plan.removals or not plan.layers else []
-    return [*parse(", ".join(plan.before)), *cut, *parse(", ".join(plan.after))]
 
 
 def _start(model: Model, options: InspectOptions) -> State:

@@ -152,11 +152,12 @@ class _Downdated:
         self._restart(int(alive.sum()))
 
 
-def remove_all(problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:
+def remove_all(problems: Sequence[Problem], most: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
     """Remove unit after unit, each time the one that costs least given those already gone.
 
     Args:
         problems: every reader of the group; all have the same number of units.
+        most: error beyond which it stops; what then is left goes in any order, at an infinite error.
 
     Returns:
         The units in the order they went, int64 [units], and what each added to the error, float64 [units].
@@ -169,6 +170,9 @@ def remove_all(problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:
         costs = np.where(alive, np.sum([s.costs() for s in state], axis=0), np.inf)
         k = int(np.argmin(costs))
         order[step], added[step] = units[k], max(costs[k], 0.0)
+        if added[: step + 1].sum() > most:
+            order[step:], added[step:] = units[alive], np.inf
+            break
         alive[k] = False
         for s in state:
             s.remove(k)

@@ -94,6 +94,17 @@ def memory(text: str) -> int:
         raise UsageError(f"'{text}' is no amount of memory", "write 8GB or 512MB") from error
 
 
+def size(text: str) -> float:
+    """``50%`` or ``0.5`` as a share, up to 1; ``4MB`` as bytes, above 1."""
+    try:
+        found = share(text)
+    except UsageError:
+        found = float(memory(text))
+    if found <= 0:
+        raise UsageError(f"'{text}' is no size", "write 4MB or 50%")
+    return found
+
+
 def _plan(path: Path) -> "Plan":
     from graphprune import plan
 
@@ -206,6 +217,15 @@ class PruneOptions(CutOptions, total=False):
         float | None, Option(None, "Share of multiply-accumulates to keep, e.g. 80%.", "SHARE", read=share)
     ]
     target_params: Annotated[float | None, Option(None, "Share of parameters to keep, e.g. 50%.", "SHARE", read=share)]
+    target_size: Annotated[
+        float | None,
+        Option(None, "Bytes of weights to keep at most, e.g. 4MB, or a share of them, e.g. 50%.", "SIZE", read=size),
+    ]
+    target_latency: Annotated[
+        float | None,
+        Option(None, "Share of the latency to keep at most, e.g. 60%; measured on one thread.", "SHARE", read=share),
+    ]
+    target_latency_ms: Annotated[float | None, Option(None, "The same in milliseconds.", "MS", kind=float)]
     sparsity: Annotated[
         float | None,
         Option(None, "Share of multiply-accumulates to meet a zero, which compiled models skip.", "SHARE", read=share),

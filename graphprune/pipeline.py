@@ -41,6 +41,8 @@ BEFORE, AFTER = "fold_states, fold_shapes, fold_constants", "fold_constants, fol
 CALIBRATED = f"{BEFORE}, fold_batchnorm, calibrate({{calibration}})"
 PRESETS = {
     "obs": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",
+    "spare": f"{BEFORE}, fold_batchnorm, calibrate(count=8, {{sampled}}), obs(damp=0.0001, most=0.01), {{choice}}, "
+    f"cut(needed=False), reconstruct(damp=0.0001), {AFTER}",
     "sparse": f"{CALIBRATED}, {{sparsify}}repair, {AFTER}",
     "magnitude": f"{BEFORE}, magnitude(power=2), {{choice}}, cut, {AFTER}",
     "l1": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",

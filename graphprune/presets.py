@@ -1,32 +1,94 @@
-"""The pipeline that options ask for, where they do not spell one out."""
+"""The steps that options ask for: a preset with the amounts filled in, a pipeline spelled out, or a plan."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+from graphprune import plan as plans
+from graphprune.cost import CostModel
 from graphprune.errors import UsageError
+from graphprune.model import Model
 from graphprune.options import PruneOptions
-from graphprune.pipeline import BEFORE, CHOICES, PRESETS
+from graphprune.pipeline import BEFORE, CHOICES, PRESETS, Step, parse
+from graphprune.plan import Plan
+from graphprune.plan.origins import traced
+from graphprune.state import State
+
+# Finding what is nearly free calibrates, which should take seconds: larger models are only cleaned unless asked.
+LARGEST_MACS, LARGEST_PARAMETERS = 5e9, 6e7
 
 
-def pipeline_text(options: PruneOptions) -> str:
-    """The text of a preset with the amounts filled in; without an amount nothing is cut.
+def targets_of(options: PruneOptions) -> dict[str, float]:
+    """What targets were given, by their option of ``graphprune.budget.Target``; sizes and latencies as given."""
+    latency = options["target_latency"] if options["target_latency"] is not None else options["target_latency_ms"]
+    found = {"macs": options["target_macs"], "params": options["target_params"], "size": options["target_size"]}
+    return {name: share for name, share in {**found, "latency": latency}.items() if share is not None}
 
-    Raises:
-        UsageError: no preset has this name, or it cannot do what is asked for.
-    """
-    preset, ratio, multiple, sparsity = (options[name] for name in ("preset", "ratio", "round_to", "sparsity"))
+
+def check(options: PruneOptions) -> None:
+    """Raise ``UsageError`` for options that exclude each other, or a preset that there is not or cannot do it."""
+    target = next(iter(targets_of(options).values()), None)
+    ways = {"ratio": options["ratio"], "target": target, "passes": options["passes"], "plan": options["plan"]}
+    given = [name for name, way in ways.items() if way is not None]
+    for name, value in (("sparsity", options["sparsity"]), ("remove_layers", options["remove_layers"])):
+        given += [name] * (value is not None and bool({"passes", "plan"} & {*given}))
+    if None not in (options["target_latency"], options["target_latency_ms"]):
+        given = ["target_latency", "target_latency_ms"]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} exclude each other", "give one way to say what to remove")
+    preset = options["preset"]
     if preset not in PRESETS:
         raise UsageError(f"no preset is called '{preset}'", f"presets: {', '.join(sorted(PRESETS))}")
-    amounts = {"macs": options["target_macs"], "params": options["target_params"]}
-    shares = {name: share for name, share in amounts.items() if share is not None}
-    if not ratio and not shares:
-        preset = "sparse" if sparsity else "clean"
-    if sparsity and "{sparsify}" not in PRESETS[preset]:
+    if options["sparsity"] and "{sparsify}" not in PRESETS[preset]:
         raise UsageError(f"preset '{preset}' cannot make weights zero", "use the preset obs with --sparsity")
+
+
+def as_steps(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> list[Step]:
+    """The passes asked for, in whichever way.
+
+    Args:
+        options: as checked.
+        model: the original.
+        shares: what targets come to, by their option of ``graphprune.budget.Target``.
+    """
+    if (plan := options["plan"]) is not None:
+        return replay(plan, model)
+    return parse(_text(options, model, shares) if options["passes"] is None else options["passes"])
+
+
+def replay(plan: Plan, original: Model) -> list[Step]:
+    """The passes of a plan, and its removals."""
+
+    def choose(state: State) -> State:
+        groups = traced(original, state.model, state.groups)
+        return replace(state, drop=plans.as_drop(plan, original, groups))
+
+    cut = [Step("replay plan", choose), *parse("cut")] if plan.removals or not plan.layers else []
+    return [*parse(", ".join(plan.before)), *cut, *parse(", ".join(plan.after))]
+
+
+def affordable(model: Model) -> bool:
+    """Whether a model is small enough to be calibrated without being asked."""
+    cost = CostModel(model).at()
+    return not model.streamed and cost.macs <= LARGEST_MACS and cost.parameters <= LARGEST_PARAMETERS
+
+
+def _text(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> str:
+    """The text of a preset with the amounts filled in; without an amount, what is nearly free goes."""
+    preset, ratio, multiple, sparsity = options["preset"], options["ratio"], options["round_to"], options["sparsity"]
+    if not ratio and not shares:
+        unasked = ratio is None and options["remove_layers"] is None and preset == "obs" and affordable(model)
+        preset = "sparse" if sparsity else "spare" if unasked else "clean"
     if ratio is not None:
         choice = f"uniform(ratio={ratio}, multiple={multiple})"
+    elif preset == "spare":
+        choice = f"spare(multiple={multiple})"
     else:
         targets = "".join(f"{name}={share}, " for name, share in shares.items())
         choice = f"{CHOICES.get(preset, 'choose')}({targets}multiple={multiple})"
+        if "latency" in shares:
+            choice = f"time_layers(multiple={multiple}), {choice}"
     sparsify = f"sparsify(ratio={sparsity}), " if sparsity else ""
     return (
         PRESETS[preset]

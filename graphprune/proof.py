@@ -90,7 +90,7 @@ class Runner:
             self._run_all = lambda batches: streaming.run(model, batches, also)
             return
         try:
-            opened = _session(model, optimise, threads, also)
+            opened = opened_session(model, optimise, threads, also)
         except Exception as error:  # onnxruntime raises a class per status code, none of them public
             raise InvalidModelError(
                 f"{model.name} cannot be run by onnxruntime: {_first_line(error)}",
@@ -126,7 +126,10 @@ class Runner:
             ) from error
 
 
-def _session(model: Model, optimise: bool, threads: int, also: Collection[str]) -> ort.InferenceSession:
+def opened_session(
+    model: Model, optimise: bool, threads: int = 0, also: Collection[str] = (), *, profile: str = ""
+) -> ort.InferenceSession:
+    """A session over a model, with open sizes as the model has them; arguments as of ``Runner`` and ``session``."""
     with tempfile.TemporaryDirectory() as folder:
         with DataFile(Path(folder) / "weights") as data:
             proto = model.proto(data=data if model.streamed else None)
@@ -135,10 +138,10 @@ def _session(model: Model, optimise: bool, threads: int, also: Collection[str]) 
             for axis in symbolic_axes(info):  # onnxruntime would take an open size that is written as 0 at its word
                 info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
         if not model.streamed:
-            return session(proto.SerializeToString(), optimise=optimise, threads=threads)
+            return session(proto.SerializeToString(), optimise=optimise, threads=threads, profile=profile)
         path = Path(folder) / "model.onnx"
         path.write_bytes(proto.SerializeToString())
-        return session(str(path), optimise=optimise, threads=threads)
+        return session(str(path), optimise=optimise, threads=threads, profile=profile)
 
 
 def _first_line(error: Exception) -> str:

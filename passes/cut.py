@@ -14,11 +14,16 @@ class Cut:
     """Slice every tensor that a dropped unit touches; the runner proves the law on the result.
 
     What went is left in ``data["cut"]``: for every axis, bool [old axis size].
+
+    Attributes:
+        needed: whether a model in which nothing can be pruned is an error.
     """
+
+    needed: bool = True
 
     def __call__(self, state: State) -> State:
         """A state with the smaller model; its scores and choice belong to the old one and are dropped."""
-        if not state.groups:
+        if not state.groups and self.needed:
             raise NothingToPruneError(
                 f"{state.model.name} has nothing to prune: every axis is pinned",
                 "`graphprune inspect` says by which node and why; --include and --exclude also narrow the choice",

@@ -26,9 +26,11 @@ class Obs:
 
     Attributes:
         damp: share of the mean input power added to every input.
+        most: error of a group beyond which its curve is not followed, and is infinite.
     """
 
     damp: float = 0.01
+    most: float = np.inf
 
     def __call__(self, state: State) -> State:
         """Set ``scores`` for every group."""
@@ -38,7 +40,7 @@ class Obs:
         scores, notes = {}, list(state.data.get("notes", ()))
         for group in track(state.groups):
             problems = list(self._problems(group, calibration))
-            scores[group.name] = _curve(group, problems, state.model)
+            scores[group.name] = _curve(group, problems, state.model, self.most)
             if not problems:
                 why = [calibration.skipped[d.tensor] for d in group.weights if d.tensor in calibration.skipped]
                 reason = why[0] if why else "no linear layer reads it"
@@ -61,10 +63,10 @@ class Obs:
                 yield Problem(alive[:, :n], damped(second, self.damp)[:n, :n], columns, 1 / (moments.energy or 1.0))
 
 
-def _curve(group: Group, problems: Sequence[Problem], model: Model) -> np.ndarray:
+def _curve(group: Group, problems: Sequence[Problem], model: Model, most: float) -> np.ndarray:
     """The error once a unit and all before it are gone, float64 [units]; no two are equal."""
     if problems:
-        order, added = remove_all(problems)
+        order, added = remove_all(problems, most)
     else:
         power = group.power(model, 2)
         order = np.argsort(power, kind="stable")

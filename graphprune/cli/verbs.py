@@ -33,6 +33,8 @@ ReportPath = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]
 SHARES = "SHARE,SHARE"
+AMOUNTS = ["ratio", "target_macs", "target_params", "target_size", "target_latency", "target_latency_ms"]
+AMOUNTS += ["sparsity", "passes", "plan"]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and prove, but compile and write nothing.")]
 
 
@@ -108,7 +110,7 @@ def prune(
                 _write_page(result.report, report)
     terminal.data(result.report)
     written = "nothing written (--dry-run)" if dry_run else f"wrote {', '.join(map(str, files))}"
-    terminal.show(tables.summary(result.report, {}), *_advice(result.report), written)
+    terminal.show(tables.summary(result.report, {}), *_advice(result.report, options), written)
 
 
 @verb(app)
@@ -151,7 +153,7 @@ def compile(
             )
     terminal.data(result.report)
     written = "nothing written (--dry-run)" if dry_run else f"wrote {output}/"
-    terminal.show(tables.summary(result.report, result.report.latency), *_advice(result.report), written)
+    terminal.show(tables.summary(result.report, result.report.latency), *_advice(result.report, options), written)
 
 
 @verb(app)
@@ -332,10 +334,13 @@ def _write_page(report: Any, path: Path) -> None:
         (folder / path.name).write_text(html.render(report), "utf-8")
 
 
-def _advice(report: Any) -> list[str]:
-    if report.kept.channels == 1 and report.groups and not report.sparsity:
-        return ["Nothing was asked to be removed: --ratio 30%, --target-macs 80% or --target-params 50% prune."]
-    return []
+def _advice(report: Any, options: Any) -> list[str]:
+    """What buys more, where no amount was given."""
+    if not report.groups or any(options[name] is not None for name in AMOUNTS):
+        return []
+    said = next((note for note in report.notes if "nearly free" in note), "nothing was removed")
+    more = "--target-macs 80%, --target-size 50%, --target-latency 60% or --ratio 30% prune more"
+    return [f"No amount was given: {said}. {more}; graphprune inspect --sensitivity shows what that costs."]
 
 
 def _targets() -> list[str]:

@@ -14,7 +14,9 @@ ENTRY_POINTS = "graphprune.onnxruntime"
 _libraries = cache(lambda: installed(ENTRY_POINTS, "library of operators"))
 
 
-def session(model: bytes | str, *, optimise: bool = False, threads: int = 0, keep: bool = True) -> ort.InferenceSession:
+def session(
+    model: bytes | str, *, optimise: bool = False, threads: int = 0, keep: bool = True, profile: str = ""
+) -> ort.InferenceSession:
     """A session over a serialised model or the path of one; raises what onnxruntime raises.
 
     Args:
@@ -22,10 +24,14 @@ def session(model: bytes | str, *, optimise: bool = False, threads: int = 0, kee
         optimise: whether onnxruntime may rewrite the graph.
         threads: of one operator; 0 lets onnxruntime decide.
         keep: whether it is run often; else it takes no memory beyond that of the run, and maps weights from their file.
+        profile: where to write the times of nodes, a path without its ending; empty for not at all.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     if not keep:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
