@@ -65,10 +65,16 @@ def compiled_clock(target: Target) -> Clock:
                 found[name] = found.get(name, 0.0) + float(spent) * 1e3
         return float(np.sum(seconds)) * 1e3, found
 
+    kept = tempfile.TemporaryDirectory()
+    originals: dict[int, Execution] = {}  # compiled once, for as long as the clock lives
+
     def compare(original: Model, model: Model) -> tuple[float, float]:
         inputs = seeded_inputs(original)
+        if id(original) not in originals:
+            originals[id(original)] = _compiled(original, Path(kept.name) / str(id(original)), target)[0]
+        first = originals[id(original)]
         with tempfile.TemporaryDirectory() as folder:
-            ways = [_compiled(m, Path(folder) / str(k), target)[0] for k, m in enumerate((original, model))]
+            ways = [first, first if model is original else _compiled(model, Path(folder), target)[0]]
             if all(way.in_process for way in ways):
                 calls = {str(k): partial(way.run, inputs) for k, way in enumerate(ways) if way.run}
                 timings = interleave(calls, seconds=SECONDS)
