@@ -1,6 +1,6 @@
 """What zeros in weights are worth once compiled: `python -m benchmarks.zeros layers` and `... networks`.
 
-Times compiled models against onnxruntime on the model without zeros, one thread, in turn. Zeros are random, in blocks
+Times compiled models against onnxruntime on the model without zeros, in turn. Zeros are random, in blocks
 of output channels: speed depends on how many there are, not on where. Figures are onnxruntime's time by ours, medians.
 """
 
@@ -40,9 +40,11 @@ LAYERS = [
     (256, 14, 256, 3, 1),
     (512, 7, 512, 3, 1),
 ]
-NETWORKS = ["efficientnet_lite0", "resnet50", "squeezenet", "densenet121", "fashion_resnet20"]
+NETWORKS = ["mobilenet_v1", "resnet18", "resnet50", "efficientnet_lite0", "minilm", "fashion_resnet20"]
+TOKENS = (1, 128)  # a text, for networks of language
 Block = Annotated[list[int], typer.Option(help="Output channels that share their zeros; repeatable.")]
 Share = Annotated[list[float], typer.Option(help="Share of zeros; repeatable.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of both.")]
 Seconds = Annotated[float, typer.Option(help="Time for each row.")]
 SHARES, BLOCKS = [0.5, 0.7, 0.8, 0.9], [1, 4]
 
@@ -83,28 +85,42 @@ def convolution(channels: int, size: int, filters: int, kernel: int, stride: int
     return proto
 
 
-def timed(proto: onnx.ModelProto, variants: Mapping[str, tuple[float, int]], seconds: float) -> dict[str, Timing]:
-    """Latency of onnxruntime on the model, then of each variant compiled: share of zeros and block, by name."""
-    model = load(proto)
+def timed(
+    proto: onnx.ModelProto, variants: Mapping[str, tuple[float, int]], seconds: float, threads: int = 1
+) -> dict[str, Timing]:
+    """Latency of onnxruntime on the model, then of each variant compiled: share of zeros and block, by name.
+
+    A variant without zeros must compute what onnxruntime does.
+    """
+    tokens = {v.name: TOKENS for v in proto.graph.input if v.name in ("input_ids", "attention_mask")}
+    model = load(proto, input_shapes=tokens)
     inputs = seeded_inputs(model, 0)
-    calls = {"onnxruntime": partial(Runner(model, optimise=True, threads=1), inputs)}
+    calls = {"onnxruntime": partial(Runner(model, optimise=True, threads=threads), inputs)}
     with tempfile.TemporaryDirectory() as folder:
         for name, (share, block) in variants.items():
             compile_model(
                 thinned(proto, share, block) if share else proto, Path(folder, name), shapes=model.input_shapes
             )
-            calls[name] = partial(runtime.load(Path(folder, name)), inputs)
-        return interleave(calls, seconds=seconds, threads=1)
+            calls[name] = partial(runtime.load(Path(folder, name), threads), inputs)
+            if not share:
+                for key, expected in calls["onnxruntime"]().items():
+                    assert np.abs(calls[name]()[key] - expected).max() <= 1e-4 * np.abs(expected).max(), key
+        return interleave(calls, seconds=seconds, threads=threads)
 
 
 def show(
-    title: str, rows: Mapping[str, tuple[onnx.ModelProto, float]], share: list[float], block: list[int], seconds: float
+    rows: Mapping[str, tuple[onnx.ModelProto, float]],
+    share: list[float],
+    block: list[int],
+    seconds: float,
+    threads: int,
 ) -> None:
     """Time every row and print the table; a row is a model and its floating-point operations, 0 where not told."""
     variants = {f"{s:.0%} in {b} × 1": (s, b) for s in share for b in block}
+    title = f"onnxruntime's time by ours, {threads} thread{'s' * (threads > 1)}"
     table = Table("", "onnxruntime", "dense", *variants, box=SIMPLE_HEAD, title=title)
     for name, (proto, operations) in rows.items():
-        times = timed(proto, {"dense": (0.0, 1), **variants}, seconds)
+        times = timed(proto, {"dense": (0.0, 1), **variants}, seconds, threads)
         base = times["onnxruntime"]
         speed = f", {operations / base.median_ms / 1e6:.0f} GFLOP/s" if operations else ""
         cells = [f"{1 / t.ratio:.2f}" for key, t in times.items() if key != "onnxruntime"]
@@ -113,14 +129,14 @@ def show(
 
 
 @app.command()
-def layers(share: Share = SHARES, block: Block = BLOCKS, seconds: Seconds = 3.0) -> None:
+def layers(share: Share = SHARES, block: Block = BLOCKS, seconds: Seconds = 3.0, threads: Threads = 1) -> None:
     """Single convolutions."""
     rows = {}
     for channels, size, filters, kernel, stride in LAYERS:
         macs = channels * filters * kernel**2 * (size // stride) ** 2
         name = f"{channels} × {size}² → {filters}, {kernel} × {kernel}" + (f" stride {stride}" if stride > 1 else "")
         rows[name] = (convolution(channels, size, filters, kernel, stride), 2.0 * macs)
-    show("onnxruntime's time by ours, one thread", rows, share, block, seconds)
+    show(rows, share, block, seconds, threads)
 
 
 @app.command()
@@ -129,11 +145,12 @@ def networks(
     share: Share = SHARES[:3],
     block: Block = BLOCKS[1:],
     seconds: Seconds = 10.0,
+    threads: Threads = 1,
 ) -> None:
     """Whole networks; those that are not committed are made by `python -m models build`."""
     chosen = names or [name for name in NETWORKS if find(name).path.exists()]
     rows = {name: (onnx.load(find(name).path), 0.0) for name in chosen}
-    show("onnxruntime's time by ours, one thread", rows, share, block, seconds)
+    show(rows, share, block, seconds, threads)
 
 
 if __name__ == "__main__":
