@@ -124,7 +124,7 @@ def compile(
         list[str], typer.Option(help="What to compile for; repeatable.", autocompletion=lambda: _targets())
     ] = ["host"],  # noqa: B006  (typer copies it)
     mcpu: Annotated[str, typer.Option(help="A processor of the target, e.g. cortex-a53.", metavar="NAME")] = "",
-    embed_weights: Annotated[bool, typer.Option(help="Put the weights into the libraries.")] = False,
+    embed_weights: Annotated[bool, typer.Option("--embed-weights", help="Put the weights into the libraries.")] = False,
     dry_run: DryRun = False,
     force: Force = False,
     **options: Unpack[PruneOptions],
