@@ -296,7 +296,8 @@ def set_sizes(node: gs.Node, call: Call, index: int, new: Mapping[int, int]) -> 
     """Replace elements of the list of sizes in input ``index``; a list joined at run time is joined anew."""
     if not new:
         return
-    given, name = node.inputs[index], f"{node.outputs[0].name}:sizes"
+    given = node.inputs[index]
+    name = f"{node.outputs[0].name}:{given.name}:left"  # of a list that others may share, and may be cut again
     if isinstance(given, gs.Constant):
         node.inputs[index] = gs.Constant(name, _replaced(given, new))
         return

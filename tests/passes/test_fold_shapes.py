@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from graphprune.cut import cut, gone
 from graphprune.groups import analyse
 from graphprune.model import Model, load
 from graphprune.pipeline import parse, run
 from graphprune.proof import Runner
 from graphprune.state import State
 from passes.fold_shapes import FoldShapes
-from tests.law import assert_law, brief, net
+from tests.law import assert_law, brief, halves, net
 
 SYMBOLIC = "float[N,3,8,8] x"
 WEIGHTS = {"a": (6, 3, 1, 1)}
@@ -198,3 +199,51 @@ def test_the_last_size_is_left_to_the_rest_where_others_are_known_at_run_time_on
         x, m = rng.standard_normal((rows * columns, 3), np.float32), np.zeros((rows, columns), np.float32)
         first, second = Runner(before)({"x": x, "m": m}), Runner(after)({"x": x, "m": m})
         assert np.array_equal(first["y"], second["y"])
+
+
+def test_copies_of_keys_as_torch_writes_them() -> None:
+    """Each of two keys serves three queries; -1 would mean the size it has, which no size ever is."""
+    body = """
+        d = Shape(x)
+        n = Gather(d, i)
+        s = Gather(d, j)
+        k = MatMul(x, b)
+        k4 = Reshape(k, heads)
+        k5 = Unsqueeze(k4, i3)
+        n1 = Unsqueeze(n, zero)
+        s1 = Unsqueeze(s, zero)
+        c = Concat<axis=0>(n1, s1, sizes)
+        e = Equal(c, none)
+        w = Where(e, ones, c)
+        r = Expand(k5, w)
+        g = Concat<axis=0>(n1, s1, rest)
+        u = Reshape(r, g)
+        y = MatMul(u, o)
+    """
+    constants = {"i": np.array(0), "j": np.array(1), "i3": ints(3), "sizes": ints(2, 3, 2), "rest": ints(-1)}
+    constants |= {"none": ints(*[-1] * 5), "ones": ints(*[1] * 5), "heads": ints(0, 0, 2, 2)}
+    proto = net(body, inputs="float[N,S,3] x", b=(3, 4), o=(12, 4), zero=ints(0), **constants)
+    after = folded(proto)
+    assert [n.op for n in after.graph.nodes] == ["MatMul", "Reshape", "Unsqueeze", "Expand", "Reshape", "MatMul"]
+    assert [brief(g) for g in analyse(after).groups] == ["2 b[1]*2 o[0]*6"]
+    assert_law(after)
+    same(load(proto), after, (1, 5, 3), (2, 4, 3))
+
+
+def test_what_is_known_of_sizes_computed_at_run_time_can_follow_a_cut() -> None:
+    body = (
+        "r = Shape(m)\nc = Concat<axis=0>(r, eight)\nh = Cast<to=6>(c)\nk = Cast<to=7>(h)\n"
+        "t = MatMul(x, a)\nu = Reshape<allowzero=1>(t, k)\nv = Relu(u)\ny = MatMul(v, b)"
+    )
+    weights = {"eight": ints(8), "a": (3, 8), "b": (8, 5)}
+    before = load(net(body, inputs="float[M,3] x, float[N,K] m", **weights), input_shapes={"x": (6, 3), "m": (2, 3)})
+    after = FoldShapes()(State(before)).model
+    assert [brief(g) for g in analyse(after).groups] == ["8 a[1] b[0]"]
+    assert_law(after)
+    rng = np.random.default_rng(0)
+    for rows, columns in ((2, 3), (4, 1)):
+        x, m = rng.standard_normal((rows * columns, 3), np.float32), np.zeros((rows, columns), np.float32)
+        assert np.array_equal(*(Runner(model)({"x": x, "m": m})["y"] for model in (before, after)))
+    assert FoldShapes()(State(after)).model is after
+    groups = analyse(after).groups
+    assert_law(cut(after, gone(groups, halves(groups))))
