@@ -45,6 +45,15 @@ int main(void) {
   graphprune_model* other = graphprune_create(weights, bytes, 0);
   if (graphprune_run(model, inputs, outputs) || *graphprune_error(model)) return 6;
   for (int i = 0; i < 8; ++i) printf("%g ", y[i]);
+  const size_t short_of[] = {sizeof x - 1}, right_in[] = {sizeof x}, right_out[] = {sizeof y};
+  const void* nothing[] = {0};
+  if (graphprune_run_sized(model, inputs, short_of, outputs, right_out) != -1) return 8;
+  puts(graphprune_error(model));
+  if (graphprune_run_sized(model, inputs, right_in, outputs, short_of) != -1) return 9;
+  puts(graphprune_error(model));
+  if (graphprune_run(model, nothing, outputs) != -1) return 10;
+  puts(graphprune_error(model));
+  if (graphprune_run_sized(model, inputs, right_in, outputs, right_out) || *graphprune_error(model)) return 11;
   graphprune_destroy(model);
   if (graphprune_run(other, inputs, outputs)) return 7;
   graphprune_destroy(other);
@@ -60,7 +69,10 @@ y 1 1
 1
 the weights are not those of this model: wrong size
 the weights are not aligned to 64 bytes
-{"".join(f"{value:g} " for value in Y.flatten())}"""
+{"".join(f"{value:g} " for value in Y.flatten())}input 0 ({NAME}) has 23 bytes, the model's has 24
+output 0 (y) has 23 bytes, the model's has 32
+input 0 ({NAME}) is null
+"""
 STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 COMPILERS = {"cc": ["cc"], "zig": [sys.executable, "-m", "ziglang", "cc"]}
 
