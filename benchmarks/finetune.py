@@ -26,13 +26,11 @@ import onnx
 import onnxruntime as ort
 import torch
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 import graphprune
 import graphprune.torch
+from graphprune.api import Result
 from graphprune.plan import Plan, plain
 from models import find
 from models.fashion_train import Recipe, accuracy, debian_split, export, train
@@ -85,13 +83,13 @@ def table(
     seed: int,
 ) -> None:
     """Prune one network and print its accuracy on every road."""
-    console, model = Console(), find(name)
+    model = find(name)
     images, labels = map(torch.from_numpy, debian_split("t10k"))
-    output = Table("", "MACs", "parameters", "accuracy", box=SIMPLE_HEAD, title=f"{name}, 10,000 test images")
+    print(f"\n{name + ', 10,000 test images':44}{'MACs':>8}{'parameters':>12}{'accuracy':>10}", flush=True)
 
-    def row(what: str, small: graphprune.api.Result | None, score: float) -> None:
-        kept = (small.report.kept.macs, small.report.kept.parameters) if small else (1, 1)
-        output.add_row(what, *(f"{share:.1%}" for share in kept), f"{score:.2%}")
+    def row(what: str, small: Result | None, score: float) -> None:
+        macs, parameters = (small.report.kept.macs, small.report.kept.parameters) if small else (1, 1)
+        print(f"{what:44}{macs:>8.1%}{parameters:>12.1%}{score:>10.2%}", flush=True)
 
     module = load_weights(network.make(), model.path)
     row("dense", None, accuracy(module, images, labels))
@@ -104,6 +102,7 @@ def table(
     graphprune.torch.apply(module, pruned.plan, original=model.path)
     row("the plan on the module, not refitted", pruned, accuracy(module, images, labels))
     apart = difference(module, model.path, pruned.plan, images[:500])
+    print(f"  (from the plainly pruned file: {apart:.1e} of the largest output, over 500 images)", flush=True)
     torch.manual_seed(seed)
     row(f"after training, fine-tuned: epochs {epochs}", pruned, train(module, epochs, network.fine_tuning, device))
     if before_training:
@@ -115,9 +114,6 @@ def table(
             small = graphprune.prune(untrained, target_macs=target, round_to=round_to)
             graphprune.torch.apply(fresh, small.plan, original=untrained)
         row(f"before training: epochs {network.epochs}", small, train(fresh, network.epochs, network.recipe, device))
-    console.print(
-        output, f"module and plainly pruned file differ by {apart:.1e} of the largest output, over 500 images\n"
-    )
 
 
 def load_weights(module: nn.Module, path: Path) -> nn.Module:

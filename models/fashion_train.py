@@ -55,7 +55,7 @@ def train(network: nn.Module, epochs: int, recipe: Recipe, device: str = "cpu") 
         for indices in torch.randperm(len(train_labels)).to(device)[: steps * BATCH].view(steps, BATCH):
             images = augment(train_images[indices, None].float() / 255)
             # bfloat16 halves the time of a step on processors that have it; weights and statistics stay float32.
-            with torch.autocast(device, torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cpu"):
                 logits = network(images.contiguous(memory_format=torch.channels_last))
             loss = functional.cross_entropy(logits.float(), train_labels[indices].long())
             optimiser.zero_grad()
