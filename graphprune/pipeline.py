@@ -176,7 +176,7 @@ def run(
         began = time.perf_counter()
         try:
             state = step.run(before)
-        except GraphpruneError:
+        except (GraphpruneError, MemoryError):
             raise
         except Exception as error:
             raise GraphpruneError(

@@ -6,6 +6,7 @@ trained as before, and computes what the plainly pruned ONNX file computes.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from graphprune.errors import OutputError, UsageError
 from graphprune.model import Model, load
@@ -75,6 +77,8 @@ def apply(
                 tensor.data = _sliced(tensor.data, axes)
     for part, attribute, value in changes:
         setattr(part, attribute, value)
+        if isinstance(part, nn.RNNBase):
+            part.flatten_parameters()  # one block of memory, which CUDA wants
     return module
 
 
@@ -144,14 +148,11 @@ def _attributes(module: nn.Module, name: str, kept: transfer.Kept, arrays: trans
     changes = _heads(module, prefix, kept, arrays)
     cut = {n: axes for n, axes in kept.items() if n.startswith(prefix) and "." not in n.removeprefix(prefix)}
     if isinstance(module, nn.MultiheadAttention):
-        if any(n.startswith(prefix) for n in kept):
-            raise UsageError(
-                f"{name}: nn.MultiheadAttention cannot have other widths than its embedding",
-                "leave it out by --exclude",
-            )
-        return []
-    if isinstance(module, nn.RNNBase) and cut:
-        raise UsageError(f"{name}: recurrent layers are not cut here", "leave them out with --exclude")
+        return _attention(module, prefix, kept, arrays)
+    if isinstance(module, nn.TransformerEncoder) and any(n.startswith(prefix) for n in kept):
+        return [(module, "use_nested_tensor", False)]  # a short cut for layers as they were made
+    if isinstance(module, nn.RNNBase):
+        return _recurrent(module, prefix, cut, arrays)
     if not cut or f"{prefix}weight" not in arrays:
         return changes
     old = arrays[f"{prefix}weight"].shape
@@ -179,6 +180,107 @@ def _attributes(module: nn.Module, name: str, kept: transfer.Kept, arrays: trans
     elif isinstance(module, nn.PReLU):
         changes += [(module, "num_parameters", new[0])]
     return changes
+
+
+def _attention(
+    module: nn.MultiheadAttention, prefix: str, kept: transfer.Kept, arrays: transfer.Arrays
+) -> list[Change]:
+    """What makes an ``nn.MultiheadAttention`` one whose heads are fewer or narrower than its embedding has room for."""
+    name = prefix.rstrip(".")
+    if not any(n.startswith(prefix) for n in kept):
+        return []
+    if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
+        raise UsageError(
+            f"{name}: an nn.MultiheadAttention with kdim, vdim, add_bias_kv or add_zero_attn is not cut here",
+            "leave it out with --exclude",
+        )
+    axes = kept.get(f"{prefix}in_proj_weight", {})
+    size = len(arrays[f"{prefix}in_proj_weight"]) // 3
+    rows = axes.get(0, np.arange(3 * size))
+    parts = [rows[rows // size == part] % size for part in range(3)]
+    heads = {_groups(module.num_heads, size, part, name) for part in parts}
+    if len(heads) > 1 or not np.array_equal(parts[0], parts[1]):
+        raise UsageError(f"{name}: the plan leaves queries, keys and values different heads", "take the same from each")
+    embedding = len(axes[1]) if 1 in axes else module.embed_dim
+    return [
+        (module, "__class__", MultiheadAttention),
+        (module, "embed_dim", embedding),
+        (module, "num_heads", heads.pop()),
+        (module, "widths", [len(part) for part in parts]),
+        (module, "_qkv_same_embed_dim", False),  # keeps nn.TransformerEncoderLayer off its short cut
+    ]
+
+
+class MultiheadAttention(nn.MultiheadAttention):
+    """What ``apply`` makes of an ``nn.MultiheadAttention``: the same, with heads that do not fill the embedding.
+
+    Attributes:
+        widths: of queries, keys and values, all heads together.
+    """
+
+    widths: list[int]
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As ``nn.MultiheadAttention``; masks for single heads are for the heads that are left."""
+        batched, heads = query.dim() == 3, self.num_heads
+        given = [query, key, value]
+        if not batched:
+            given = [x[None] for x in given]
+        elif not self.batch_first:
+            given = [x.transpose(0, 1) for x in given]
+        biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.split(self.widths)
+        weights = self.in_proj_weight.split(self.widths)
+        q, k, v = (
+            functional.linear(x, w, b).unflatten(2, (heads, -1)).transpose(1, 2)
+            for x, w, b in zip(given, weights, biases, strict=True)
+        )
+        scores = q @ k.transpose(2, 3) / math.sqrt(self.head_dim)  # of the heads that were trained
+        if attn_mask is not None:
+            mask = attn_mask if attn_mask.dim() == 2 else attn_mask.view(-1, heads, *attn_mask.shape[1:])
+            scores = _masked(scores, mask)
+        if key_padding_mask is not None:
+            scores = _masked(scores, key_padding_mask.view(-1, 1, 1, key_padding_mask.shape[-1]))
+        attention = functional.dropout(scores.softmax(-1), self.dropout, self.training)
+        output = self.out_proj((attention @ v).transpose(1, 2).flatten(2))
+        shown = (attention.mean(1) if average_attn_weights else attention) if need_weights else None
+        if not batched:
+            return output[0], None if shown is None else shown[0]
+        return output if self.batch_first else output.transpose(0, 1), shown
+
+
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+
+
+def _recurrent(module: nn.RNNBase, prefix: str, cut: transfer.Kept, arrays: transfer.Arrays) -> list[Change]:
+    """The sizes of a recurrent module, all of whose layers have one width."""
+    if not cut:
+        return []
+    name = prefix.rstrip(".")
+    if module.proj_size:
+        raise UsageError(f"{name}: recurrent layers with a projection are not cut here", "leave it out with --exclude")
+    layers = [n for n in arrays if n.startswith(f"{prefix}weight_hh_l")]
+    widths = {len(cut.get(n, {}).get(1, np.arange(module.hidden_size))) for n in layers}
+    if len(widths) > 1:
+        raise UsageError(
+            f"{name}: the plan gives its layers {sorted(widths)} units, and one module has one width for all",
+            "prune with --ratio, which takes the same share of every layer, or leave it out with --exclude",
+        )
+    inputs = cut.get(f"{prefix}weight_ih_l0", {}).get(1)
+    return [
+        (module, "hidden_size", widths.pop()),
+        *([(module, "input_size", len(inputs))] if inputs is not None else []),
+    ]
 
 
 def _groups(groups: int, size: int, kept: np.ndarray | None, name: str) -> int:

@@ -61,13 +61,21 @@ def _producer(norm: gs.Node, outputs: set[str]) -> gs.Node | None:
     plain = producer.attrs.get("alpha", 1.0) == 1.0 and producer.attrs.get("beta", 1.0) == 1.0
     if producer.op not in _OUTPUT_AXIS or grouped or not plain:
         return None
-    return producer if all(isinstance(t, gs.Constant) for t in producer.inputs[1:] if t.name) else None
+    if not all(isinstance(t, gs.Constant) for t in producer.inputs[1:] if t.name):
+        return None
+    axis = _output_axis(producer)
+    channels = tuple(producer.inputs[1].shape[axis : axis + 1])
+    return producer if all(tuple(t.shape) == channels for t in norm.inputs[1:5]) else None
+
+
+def _output_axis(node: gs.Node) -> int:
+    return 0 if node.op == "Gemm" and node.attrs.get("transB", 0) else _OUTPUT_AXIS[node.op]
 
 
 def _absorb(node: gs.Node, factor: np.ndarray, shift: np.ndarray) -> None:
     """Replace ``y = W x + b`` by ``factor * y + shift``; new constants, for weights may be shared."""
     weight = node.inputs[1]
-    axis = 0 if node.op == "Gemm" and node.attrs.get("transB", 0) else _OUTPUT_AXIS[node.op]
+    axis = _output_axis(node)
     values = np.asarray(weight.values)
     along: list[Any] = [1] * values.ndim
     along[axis] = -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from graphprune.errors import UsageError
 
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch")
-PLAIN = "fold_shapes, fold_constants, magnitude, uniform(ratio=0.5), cut"
+PLAIN = "fold_states, fold_shapes, fold_constants, magnitude, uniform(ratio=0.5), cut"
 EXPORTERS = {
     "traced": {"dynamo": False},
     "with BatchNorm kept": {"dynamo": False, "training": 2, "do_constant_folding": False},
@@ -48,21 +49,25 @@ def module():
     return net
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
-def test_a_module_computes_what_the_pruned_file_computes(tmp_path: Path, module, exporter):
-    from graphprune.torch import apply, apply_state_dict
-
-    x = torch.randn(1, 3, 8, 8)
-    momentum = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
-    module(x).sum().backward()
-    momentum.step()
-    file = tmp_path / "m.onnx"
-    options = dict(EXPORTERS[exporter])
+def export(module, tmp_path: Path, exporter: str, x) -> Path:
+    """The module as a file of one of the exporters."""
+    file, options = tmp_path / "m.onnx", dict(EXPORTERS[exporter])
     if "training" in options:
         options["training"] = torch.onnx.TrainingMode.PRESERVE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (x,), file, **options)
+    return file
+
+
+def same_as_the_file(module, tmp_path: Path, exporter: str, x) -> None:
+    """Export, prune by half and apply: the module computes what the file does, and can be trained on."""
+    from graphprune.torch import apply, apply_state_dict
+
+    momentum = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+    module(x).sum().backward()
+    momentum.step()
+    file = export(module, tmp_path, exporter, x)
     result = graphprune.prune(file, passes=PLAIN)
     result.save(tmp_path / "s.onnx")
     session = ort.InferenceSession(tmp_path / "s.onnx")
@@ -71,13 +76,119 @@ def test_a_module_computes_what_the_pruned_file_computes(tmp_path: Path, module,
     state = apply_state_dict(module.state_dict(), result.plan, original=file)
     apply(module, result.plan, original=file, optimizer=momentum)
     assert {n: t.shape for n, t in module.state_dict().items()} == {n: t.shape for n, t in state.items()}
-    assert (module.conv1.out_channels, module.bn1.num_features) == (8, 8)
-    assert (module.depth.groups, module.depth.in_channels, module.up.in_channels) == (8, 8, 8)
-    assert (module.fc1.out_features, module.fc2.in_features) == (16, 16)
     got = module(x).detach().numpy()
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
     module(x).sum().backward()
     momentum.step()
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_module_computes_what_the_pruned_file_computes(tmp_path, module, exporter):
+    same_as_the_file(module, tmp_path, exporter, torch.randn(1, 3, 8, 8))
+    assert (module.conv1.out_channels, module.bn1.num_features) == (8, 8)
+    assert (module.depth.groups, module.depth.in_channels, module.up.in_channels) == (8, 8, 8)
+    assert (module.fc1.out_features, module.fc2.in_features) == (16, 16)
+
+
+class Encoder(torch.nn.Module):
+    """PyTorch's own transformer layers, each with weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.layers, self.head = torch.nn.TransformerEncoder(layer, 2), torch.nn.Linear(32, 5)
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter, 0, 0.2)
+
+    def forward(self, x):
+        return self.head(self.layers(x).mean(1))
+
+
+class Recurrent(torch.nn.Module):
+    """A recurrent layer between two Linears."""
+
+    def __init__(self, kind: str, **options) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(8, 16)
+        self.layer = getattr(torch.nn, kind)(16, 24, batch_first=True, **options)
+        self.last = torch.nn.Linear(48 if options.get("bidirectional") else 24, 5)
+
+    def forward(self, x):
+        return self.last(self.layer(torch.relu(self.first(x)))[0])
+
+
+@pytest.fixture
+def no_fast_path():
+    """PyTorch's short cut for whole transformer layers has no export."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("make", [Encoder, *(partial(Recurrent, kind) for kind in ("LSTM", "GRU", "RNN"))])
+def test_attention_and_recurrent_layers(tmp_path, no_fast_path, make, exporter):
+    if exporter == "dynamo" and make is not Encoder:
+        pytest.skip("it unrolls recurrent layers")
+    torch.manual_seed(0)
+    module = make().eval()
+    same_as_the_file(module, tmp_path, exporter, torch.randn(1, 7, 32 if make is Encoder else 8))
+    if make is Encoder:
+        attention = module.layers.layers[0].self_attn
+        assert (attention.num_heads, attention.widths, attention.out_proj.weight.shape) == (2, [16] * 3, (32, 16))
+        x = torch.randn(2, 7, 32)
+        torch.backends.mha.set_fastpath_enabled(True)
+        padding = torch.tensor([[False] * 7, [False] * 5 + [True] * 2])
+        causal = torch.nn.Transformer.generate_square_subsequent_mask(7)
+        assert module.layers(x, src_key_padding_mask=padding).isfinite().all()
+        # What comes later cannot be seen through a causal mask.
+        ahead = torch.cat([x[:, :-1], torch.zeros(2, 1, 32)], 1)
+        seen, other = (module.layers(one, mask=causal)[:, :-1] for one in (x, ahead))
+        torch.testing.assert_close(seen, other)
+        assert attention(x, x, x, average_attn_weights=False)[1].shape == (2, 2, 7, 7)
+    else:
+        assert (module.layer.hidden_size, module.layer.input_size) == (12, 8)
+
+
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"num_layers": 2}])
+def test_directions_and_layers_of_recurrent_modules(tmp_path, options):
+    torch.manual_seed(0)
+    module = Recurrent("LSTM", **options).eval()
+    same_as_the_file(module, tmp_path, "traced", torch.randn(1, 7, 8))
+    assert module.layer.hidden_size == 12
+
+
+def test_layers_of_one_module_that_would_differ_in_width_are_refused():
+    from graphprune.plan import Plan, Removal
+    from graphprune.torch import apply
+
+    rows = [
+        Removal(f"layer.{part}_{kind}_l0", 0, 96, [h for h in range(96) if h % 24 < 8])
+        for part in ("weight", "bias")
+        for kind in ("ih", "hh")
+    ]
+    rows += [Removal("layer.weight_hh_l0", 1, 24, list(range(8))), Removal("layer.weight_ih_l1", 1, 24, list(range(8)))]
+    module = Recurrent("LSTM", num_layers=2)
+    with pytest.raises(UsageError, match="one width for all"):
+        apply(module, Plan(2, "m", {}, [], rows, []))
+    assert module.layer.weight_hh_l0.shape == (96, 24)
+
+
+def test_the_state_of_an_optimizer_is_cut_as_its_parameters_are(tmp_path, module):
+    from graphprune.torch import apply
+
+    adam = torch.optim.Adam(module.parameters())
+    module(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    adam.step()
+    old = {name: adam.state[p]["exp_avg"].clone() for name, p in module.named_parameters()}
+    file = export(module, tmp_path, "with BatchNorm kept", torch.randn(1, 3, 8, 8))
+    plan = graphprune.prune(file, passes=PLAIN).plan
+    apply(module, plan, original=file, optimizer=adam)
+    (gone,) = (r.removed for r in plan.removals if (r.tensor, r.axis) == ("conv1.weight", 0))
+    stays = [k for k in range(16) if k not in gone]
+    assert len(stays) == 8
+    torch.testing.assert_close(adam.state[module.conv1.weight]["exp_avg"], old["conv1.weight"][stays], rtol=0, atol=0)
+    torch.testing.assert_close(adam.state[module.bn1.bias]["exp_avg"], old["bn1.bias"][stays], rtol=0, atol=0)
 
 
 def test_attention_widths_that_a_module_cannot_have_are_refused():

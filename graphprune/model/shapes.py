@@ -113,7 +113,8 @@ def infer(
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=input_shapes is not None, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         text = " ".join(str(error).split())
-        if not all(_UNTYPED in complaint for complaint in text.split("(op_type:")[1:]):
+        complaints = text.split("(op_type:")[1:]
+        if not complaints or not all(_UNTYPED in complaint for complaint in complaints):
             raise InvalidModelError(
                 f"{name}: shapes do not fit: {text[:300]}",
                 "give real input sizes with --input-shape NAME:1,3,224,224",

@@ -7,6 +7,7 @@ belongs to one layer goes together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from itertools import permutations
 
@@ -18,9 +19,13 @@ from graphprune.model import Model
 from graphprune.plan import Plan, Removal, mixes
 
 Arrays = Mapping[str, np.ndarray]
+# The name of an array, and which axis of an initializer each of its axes is.
+Place = tuple[str, tuple[int, ...]]
 Kept = dict[str, dict[int, np.ndarray]]
 """Name of an array → axis → the positions that stay, int64 ascending; axes that lose nothing are left out."""
 
+# How PyTorch names what belongs to one gate, layer and direction.
+_RECURRENT = re.compile(r"_(ih|hh)_l\d+(_reverse)?")
 _NORM = ("weight", "bias", "running_mean", "running_var")
 # How far weights may be from what a folded BatchNorm made of them in float32, relative to their size.
 _ROUNDING = 1e-4
@@ -78,14 +83,14 @@ class _Matcher:
     def kept(self) -> Kept:
         lost = []
         for tensor, rows in self.rows.items():
-            if (place := self._find(tensor, rows)) is None:
+            if not (places := self._find(tensor, rows)):
                 lost.append(tensor)
                 continue
-            name, order = place
-            for row in rows:
-                self._keep(name, order.index(row.axis), np.setdiff1d(np.arange(row.size), row.removed), tensor)
-            if tensor in self.values and self.values[tensor].ndim > 1:
-                self._keep_folded_norm(name, self.values[tensor].transpose(order))
+            for name, order in places:
+                for row in rows:
+                    self._keep(name, order.index(row.axis), np.setdiff1d(np.arange(row.size), row.removed), tensor)
+                if tensor in self.values and 1 < self.values[tensor].ndim == len(order):
+                    self._keep_folded_norm(name, self.values[tensor].transpose(order))
         for tensor in lost:
             if not self._follows(tensor, lost):
                 self.complaints.append(f"{tensor} {[r.size for r in self.rows[tensor]]} is in no array")
@@ -104,26 +109,36 @@ class _Matcher:
         if not np.array_equal(known, positions):
             self.complaints.append(f"{name}[{axis}] would have to lose two different sets of positions (see {why})")
 
-    def _find(self, tensor: str, rows: list[Removal]) -> tuple[str, tuple[int, ...]] | None:
-        """The array that an initializer was made of, and which axis of the initializer each of its axes is."""
+    def _find(self, tensor: str, rows: list[Removal]) -> list[Place]:
+        """The array that an initializer was made of, or one for each direction of a recurrent layer."""
         array, values = self.arrays.get(tensor), self.values.get(tensor)
         if array is not None and (values is None or _alike(array, values)):
             same = tuple(range(array.ndim))
             fits = all(row.axis < array.ndim and array.shape[row.axis] == row.size for row in rows)
-            return (tensor, (_order(array, values) if values is not None else None) or same) if fits else None
+            order = (_order(array, values) if values is not None else None) or same
+            return [(tensor, order)] if fits else []
         if values is None:
-            return None
+            return []
         places = [(n, order) for n in sorted(self.free) if (order := _order(self.arrays[n], values)) is not None]
+        if not places and values.ndim == 3 and (stacked := self._find_directions(values)):
+            return stacked
         if not places and values.ndim > 1:
             scaled = ((n, _scales(self.arrays[n], values)) for n in sorted(self.free))
             places = [(n, tuple(range(values.ndim))) for n, factors in scaled if factors is not None]
         if len(places) > 1:
             self.complaints.append(f"{tensor} could be any of {', '.join(n for n, _ in places[:4])}, which are equal")
-            return places[0]
-        if not places:
-            return None
-        self.free.discard(places[0][0])
-        return places[0]
+        elif places:
+            self.free.discard(places[0][0])
+        return places[:1]
+
+    def _find_directions(self, values: np.ndarray) -> list[Place]:
+        """The matrices [gates, inputs] of which a recurrent layer's weight [directions, gates, inputs] was stacked."""
+        found = [next((n for n in sorted(self.free) if _same_gates(self.arrays[n], part)), None) for part in values]
+        names = [name for name in found if name is not None]
+        if len(names) < len(values):
+            return []
+        self.free.difference_update(names)
+        return [(name, (1, 2)) for name in names]
 
     def _keep_folded_norm(self, name: str, values: np.ndarray) -> None:
         """Cut the BatchNorm that an exporter folded into a weight: the one whose factors explain the difference."""
@@ -172,6 +187,10 @@ def _layers(arrays: Arrays, transposed: Collection[str]) -> Iterator[tuple[str, 
     """Names of weights, their axis of outputs, and what else has a value for each output."""
     for name, weight in arrays.items():
         prefix, _, last = name.rpartition("weight")
+        if _RECURRENT.fullmatch(last) and prefix + "bias" + last in arrays:
+            yield name, 0, prefix + "bias" + last
+        elif prefix.endswith("in_proj_") and not last and prefix + "bias" in arrays:
+            yield name, 0, prefix + "bias"
         if last or (prefix and not prefix.endswith(".")):
             continue
         axis = 1 if name in transposed else 0
@@ -194,6 +213,21 @@ def _order(array: np.ndarray, values: np.ndarray) -> tuple[int, ...] | None:
         if turned.shape == array.shape and np.array_equal(turned, array):
             return order
     return None
+
+
+def _same_gates(array: np.ndarray, values: np.ndarray) -> bool:
+    """Whether ``values`` [gates x units, inputs] are those of ``array``, gate by gate.
+
+    Frameworks order gates differently. A unit loses the same row of every gate, so that their order does not matter.
+    """
+    if array.shape != values.shape:
+        return False
+    for gates in (1, 3, 4):
+        if len(array) % gates == 0:
+            ours, theirs = (x.reshape(gates, -1, x.shape[1]) for x in (array, values))
+            if all(any(np.array_equal(a, b) for b in theirs) for a in ours):
+                return True
+    return False
 
 
 def _scales(array: np.ndarray, values: np.ndarray) -> np.ndarray | None:
