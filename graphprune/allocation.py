@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 
 from graphprune.budget import Point, Target, Tradeoff, widths
@@ -19,7 +20,7 @@ class Budget:
 
     def __init__(self, state: State, amounts: Target) -> None:
         """Of a state whose ``scores`` are error curves: sorted, the k-th is the group's error once k units are gone."""
-        groups = [g for g in state.groups if g.name in state.scores]
+        groups = amounts.competing(state.groups, state.scores)
         legal = widths(state.dependencies, groups, amounts.multiple, amounts.floor)
         self._model = CostModel(state.model, state.dependencies.groups, amounts.times(state.data))
         self._amounts = amounts
@@ -29,8 +30,9 @@ class Budget:
         self._before = self.cost(self.full)
 
     def cost(self, kept: Mapping[str, int]) -> Cost:
-        """What the model costs at these widths."""
-        return self._model.at({name: self.full[name] - count for name, count in kept.items()})
+        """What the model costs at these widths; of its channels, those of the groups that compete."""
+        cost = self._model.at({name: self.full[name] - count for name, count in kept.items()})
+        return msgspec.structs.replace(cost, channels=sum(kept.values()))
 
     def error(self, kept: Mapping[str, int]) -> float:
         """Sum over the groups of the error at their widths."""
@@ -42,13 +44,16 @@ class Budget:
 
     def use(self, kept: Mapping[str, int]) -> float:
         """Share of the budget used: up to 1 is within it."""
+        if {*self._amounts.asked} == {"units"}:  # the rest of the cost takes long to count
+            return sum(kept.values()) / self._before.channels / self._amounts.units
         return self._amounts.use(self.cost(kept), self._before)
 
     def savings(self, kept: Mapping[str, int]) -> dict[str, float]:
         """What one unit less of each group saves at these widths, in shares of the targets that are set."""
-        at = self.cost(kept)
-
         measures = self._amounts.asked or {"macs": 1.0}
+        if {*measures} == {"units"}:
+            return dict.fromkeys(kept, 1 / self._before.channels)
+        at = self.cost(kept)
 
         def saved(name: str) -> float:
             step = 1 if kept[name] > 1 else -1

@@ -26,6 +26,8 @@ class Target:
         params: share of parameters to keep, above 0 to 1.
         size: share of the bytes of all weights to keep, above 0 to 1.
         latency: share of the time to keep, above 0 to 1; needs layers timed by ``time_layers``.
+        units: share of the units to keep of all groups that compete together, above 0 to 1.
+        among: regular expression; only groups with a matching axis name compete, the others keep what they have.
         multiple: every axis that is cut ends at a multiple of this.
         floor: share of units every group keeps at least, so that no layer collapses.
     """
@@ -34,6 +36,8 @@ class Target:
     params: float = 1.0
     size: float = 1.0
     latency: float = 1.0
+    units: float = 1.0
+    among: str = ""
     multiple: int = 1
     floor: float = 0.1
 
@@ -51,6 +55,10 @@ class Target:
     def asked(self) -> dict[str, float]:
         """The shares that are less than all, by name."""
         return {name: share for name in MEASURES if (share := getattr(self, name)) < 1}
+
+    def competing(self, groups: Iterable[Group], scores: Mapping[str, np.ndarray]) -> list[Group]:
+        """The groups that have scores and may be chosen from."""
+        return [g for g in groups if g.name in scores and g.matches(self.among)]
 
     def times(self, data: Mapping[str, Any]) -> Times | None:
         """The timed layers that a pass left in ``data``; raises ``UsageError`` where they are needed and missing."""
@@ -80,6 +88,7 @@ MEASURES = {
     "params": ("parameters", "parameters"),
     "size": ("bytes", "bytes"),
     "latency": ("latency", "latency"),
+    "units": ("channels", "units"),
 }
 
 

@@ -6,6 +6,7 @@ a set of units that touch the same axes the same number of times: interchangeabl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
@@ -57,12 +58,20 @@ class Group:
         """How many positions of ``dim`` one unit owns."""
         return int((self.labels[dim] == 0).sum())
 
+    def matches(self, pattern: str) -> bool:
+        """Whether a regular expression is found in the name of an axis touched."""
+        return any(re.search(pattern, str(dim)) for dim in self.labels)
+
+    def summed(self, dim: Dim, values: np.ndarray) -> np.ndarray:
+        """Values of the positions of an axis, float64 [axis size], summed for every unit, [units]."""
+        labels = self.labels[dim]
+        return np.bincount(labels[labels >= 0], values[labels >= 0], self.size)
+
     def power(self, model: Model, exponent: float) -> np.ndarray:
         """Sum of |w| ** exponent over the parameters that each unit owns, float64 [units]."""
         total = np.zeros(self.size)
         for dim in self.weights:
-            labels = self.labels[dim]
-            total += np.bincount(labels[labels >= 0], _power(model, dim, exponent)[labels >= 0], self.size)
+            total += self.summed(dim, _power(model, dim, exponent))
         return total
 
     def parameters(self, model: Model) -> int:

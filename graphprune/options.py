@@ -189,6 +189,10 @@ class CutOptions(InspectOptions, total=False):
         tuple[float, float] | None,
         Option(None, "Range of the model's floating-point inputs, by default -2,2.", "LOW,HIGH", read=interval),
     ]
+    vocab: Annotated[
+        int | None,
+        Option(None, "How many tokens a model that reads them knows, by default its whole embedding.", "N", kind=int),
+    ]
     round_to: Annotated[int, Option(8, "Every axis that is cut ends at a multiple of this.", "N", kind=int)]
     seed: Seed
     calibration_data: CalibrationData

@@ -98,7 +98,7 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> s
             sparsify=sparsify,
             seed=options["seed"],
             sampled=_spelled(options),
-            calibration=_spelled(options, effort=options["effort"] or None),
+            calibration=_spelled(options, effort=options["effort"] or None, vocabulary=options["vocab"]),
             layers=_layers(options) if options["remove_layers"] else "",
         )
     )

@@ -181,22 +181,28 @@ def seeded_inputs(model: Model, seed: int = 0) -> dict[str, np.ndarray]:
     return inputs
 
 
-def _index_limits(model: Model) -> dict[str, int]:
-    """How far whole numbers of an input may go: the length of the shortest list they index or are looked up in."""
-    limits: dict[str, int] = {}
+def whole_number_readers(model: Model) -> Iterator[tuple[str, gs.Node, int]]:
+    """Every node that reads the numbers of a graph input in some form: the input, the node, which of its inputs."""
     for tensor in model.graph.inputs:
         same = [tensor]  # grows: the input, and what holds the same numbers in another form
         for other in same:
             for node in other.outputs:
                 if node.op in _KEEPS_NUMBERS:
                     same.extend(node.outputs)
-                elif (limit := _index_limit(model, node, other)) is not None:
-                    limits[tensor.name] = max(1, min(limit, limits.get(tensor.name, limit)))
+                else:
+                    yield tensor.name, node, next(k for k, t in enumerate(node.inputs) if t is other)
+
+
+def _index_limits(model: Model) -> dict[str, int]:
+    """How far whole numbers of an input may go: the length of the shortest list they index or are looked up in."""
+    limits: dict[str, int] = {}
+    for name, node, place in whole_number_readers(model):
+        if (limit := _index_limit(model, node, place)) is not None:
+            limits[name] = max(1, min(limit, limits.get(name, limit)))
     return limits
 
 
-def _index_limit(model: Model, node: gs.Node, index: gs.Tensor) -> int | None:
-    place = next(k for k, t in enumerate(node.inputs) if t is index)
+def _index_limit(model: Model, node: gs.Node, place: int) -> int | None:
     if node.op == "Gather" and place == 1:
         shape = model.shapes.get(node.inputs[0].name, ())
         return shape[node.attrs.get("axis", 0)] if shape else None

@@ -21,10 +21,10 @@ class Allocate(Target):
     """
 
     def __call__(self, state: State) -> State:
-        """Set ``drop`` and ``data["tradeoff"]``; raises ``TargetNotReachedError`` when the floors leave too much."""
+        """Add to ``drop`` and set ``data["tradeoff"]``; raises ``TargetNotReachedError`` when floors leave too much."""
         budget = Budget(state, self)
         if budget.use(budget.full) <= 1:
-            return replace(state, drop={})
+            return state
         least = {name: counts[0] for name, counts in budget.options.items()}
         if budget.use(least) > 1:
             raise self.unreachable(budget.cost(least), budget.cost(budget.full))
@@ -38,4 +38,4 @@ class Allocate(Target):
             nearby = budget.savings(around)
             savings = {name: (savings[name] + nearby[name]) / 2 for name in savings}
         data = {**state.data, "tradeoff": budget.tradeoff(best, savings)}
-        return replace(state, drop=weakest(state.scores, best), data=data)
+        return replace(state, drop={**state.drop, **weakest(state.scores, best)}, data=data)

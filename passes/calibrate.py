@@ -15,11 +15,12 @@ class Calibrate:
     """Second moments of every layer's input, left in ``data["calibration"]``; see ``graphprune.calibration``.
 
     Attributes:
-        count: made-up inputs of each kind.
+        count: made-up inputs of each kind; sequences of tokens are as many as layers need, and at least this.
         seed: of the noise.
         spread: range of the floating-point inputs as a pair, e.g. ``(0, 1)``.
         effort: spent on inputs that match BatchNorm statistics, 1 is about a minute; 0 does without them.
         given: whether real inputs, which the caller left in ``data["inputs"]``, must be used too.
+        vocabulary: how many tokens a model that reads them knows; by default the length of its embedding.
     """
 
     count: int = 32
@@ -27,6 +28,7 @@ class Calibrate:
     spread: tuple[float, float] = (-2.0, 2.0)
     effort: float = 0.0
     given: bool = False
+    vocabulary: int | None = None
 
     prepares: ClassVar[bool] = True
 
@@ -45,6 +47,8 @@ class Calibrate:
             spread=self.spread,
             effort=self.effort,
             given=inputs,
+            vocabulary=self.vocabulary,
+            first={dim.tensor for group in state.groups for dim in group.weights},
         )
         notes = (*state.data.get("notes", ()), f"calibrated on {found.source}")
         return replace(state, data={**state.data, "calibration": found, "notes": notes})

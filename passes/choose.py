@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from graphprune.budget import Target, weakest, widths
@@ -16,11 +18,10 @@ class Choose(Target):
     """Drop the least important units of the whole model, one ranking over all groups, until a target is met."""
 
     def __call__(self, state: State) -> State:
-        """Set ``drop``; raises ``TargetNotReachedError`` when the floors and widths leave too much."""
-        groups = [g for g in state.groups if g.name in state.scores]
+        """Add to ``drop``; raises ``TargetNotReachedError`` when the floors and widths leave too much."""
+        groups = self.competing(state.groups, state.scores)
         legal = widths(state.dependencies, groups, self.multiple, self.floor)
         cost = CostModel(state.model, state.dependencies.groups, self.times(state.data))
-        before = cost.at()
         owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
         scores = np.concatenate([np.zeros(0), *(state.scores[g.name] for g in groups)])
         ranked = owner[np.argsort(scores, kind="stable")]
@@ -29,16 +30,21 @@ class Choose(Target):
             counts = np.bincount(ranked[:prefix], minlength=len(groups))
             return {g.name: legal[g.name].at_least(g.size - int(n)) for g, n in zip(groups, counts, strict=True)}
 
-        def after(prefix: int) -> Cost:
-            return cost.at({g.name: g.size - n for g, n in zip(groups, kept(prefix).values(), strict=True)})
+        def at(left: Mapping[str, int]) -> Cost:
+            found = cost.at({g.name: g.size - left[g.name] for g in groups})
+            return msgspec.structs.replace(found, channels=sum(left.values()))
 
+        def after(prefix: int) -> Cost:
+            return at(kept(prefix))
+
+        before = at({g.name: g.size for g in groups})
         if self.use(after(len(ranked)), before) > 1:
             raise self.unreachable(after(len(ranked)), before)
         if not self.asked:
-            return replace(state, drop={})
+            return state
         # Groups that share an axis may have to be cut together, which can meet the target before any rank is reached.
         low, high = -1, len(ranked)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.use(after(middle), before) <= 1 else (middle, high)
-        return replace(state, drop=weakest(state.scores, kept(high)))
+        return replace(state, drop={**state.drop, **weakest(state.scores, kept(high))})

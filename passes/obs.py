@@ -49,8 +49,8 @@ class Obs:
 
     def _problems(self, group: Group, calibration: Calibration) -> Iterator[Problem]:
         for dim in group.weights:
-            moments = calibration.moments.get(dim.tensor)
-            if moments is None or dim.axis != moments.layer.summed:
+            moments = calibration.reader(dim)
+            if moments is None:
                 continue
             taps = moments.layer.taps
             labels = group.labels[dim]

@@ -16,10 +16,12 @@ class Uniform:
     Attributes:
         ratio: share of units to remove, 0 to below 1; what is kept is rounded up to a legal width.
         multiple: every axis that is cut ends at a multiple of this.
+        among: regular expression; the groups without a matching axis name keep what they have.
     """
 
     ratio: float = 0.5
     multiple: int = 1
+    among: str = ""
 
     def __post_init__(self) -> None:
         """Raise ``UsageError`` for amounts that mean nothing."""
@@ -29,10 +31,10 @@ class Uniform:
             raise UsageError(f"widths cannot be multiples of {self.multiple}", "1 allows any width")
 
     def __call__(self, state: State) -> State:
-        """Set ``drop``."""
+        """Add to ``drop``."""
         if not self.ratio:
-            return replace(state, drop={})
-        groups = [g for g in state.groups if g.name in state.scores]
+            return state
+        groups = [g for g in state.groups if g.name in state.scores and g.matches(self.among)]
         legal = widths(state.dependencies, groups, self.multiple)
         kept = {g.name: legal[g.name].at_least(round(g.size * (1 - self.ratio))) for g in groups}
-        return replace(state, drop=weakest(state.scores, kept))
+        return replace(state, drop={**state.drop, **weakest(state.scores, kept)})

@@ -1,12 +1,12 @@
 """What flows into every layer, found without data.
 
 A layer's least-squares problem needs no more of its inputs than their second moments. The inputs of the model are
-seeded noise images, or random token ids; ``statistics`` corrects what becomes of them inside.
+seeded noise images, and ``statistics`` corrects what becomes of them inside; or sequences of ``tokens``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -28,18 +28,20 @@ from graphprune.calibration.importance import importance
 from graphprune.calibration.matching import matched
 from graphprune.calibration.noise import KINDS
 from graphprune.calibration.statistics import Statistics, imposed, in_graph, observed, shrunk
+from graphprune.calibration.tokens import enough, reader, sequences, writer
 from graphprune.cost import CostModel
 from graphprune.coupling import calls, rule_of
 from graphprune.model import Model
 from graphprune.progress import track
 from graphprune.proof import seeded_inputs
-from graphprune.rules import Layer
+from graphprune.rules import Dim, Layer
 
 WIDEST = 6144  # columns of the largest problem: its matrices take 300 MB each
 MATCHED = 0.5  # share of inputs optimised to match statistics, among what is made up
 GIVEN = 0.5  # share of real inputs, where there are any
 WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
 HELD = 3 << 29  # bytes of activations held while matching
+HELD_MOMENTS = 1 << 29  # bytes of second moments beyond which layers that lose nothing have none
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,8 @@ class Moments:
     Attributes:
         layer: what it computes.
         weights: W and, as its last column, b: float64 [parts, outputs, n + 1].
-        second: mean of x xᵀ over positions, x ending in a 1: float64 [parts, n + 1, n + 1].
+        second: mean of x xᵀ over positions, x ending in a 1: float64 [parts, n + 1, n + 1]. Where the output ends up
+            in a tensor that is then normalised, positions count by the inverse square of their size there.
         energy: variance of the tensor that the layer's output is added into, summed over channels as they matter.
         importance: which errors of the output matter, float64 [channels, channels]; ``None`` is all alike.
     """
@@ -68,6 +71,12 @@ class Moments:
             return weights
         own = slice(part * outputs, (part + 1) * outputs)
         return np.linalg.cholesky(self.importance[own, own]).T @ weights
+
+    def per_input(self, columns: np.ndarray) -> np.ndarray:
+        """Values of columns, [parts, n + 1], summed for each position of the axis summed over; not for the constant."""
+        taps = self.layer.taps
+        values = columns[:, :-1].reshape(-1, taps).sum(axis=1)
+        return values if self.layer.summed == 0 else values.reshape(len(columns), -1).sum(axis=0)
 
     def left(
         self, inputs: np.ndarray | None, outputs: np.ndarray | None
@@ -116,6 +125,11 @@ class Calibration:
     skipped: Mapping[str, str]
     source: str
 
+    def reader(self, dim: Dim) -> Moments | None:
+        """What is known of the layer that sums over this axis of its weight, if anything."""
+        moments = self.moments.get(dim.tensor)
+        return moments if moments is not None and dim.axis == moments.layer.summed else None
+
 
 def layers(model: Model) -> tuple[dict[str, tuple[gs.Node, Layer]], dict[str, str]]:
     """The linear layers of a model by weight, and why others with a weight are none."""
@@ -130,7 +144,7 @@ def layers(model: Model) -> tuple[dict[str, tuple[gs.Node, Layer]], dict[str, st
             found[layer.weight] = (node, layer)
     for name, (_, layer) in list(found.items()):
         weight = model.constants[name]
-        columns = int(weight.shape[layer.summed]) * layer.taps
+        columns = _columns(model, name, layer)
         why = ""
         if uses[name] > 1:
             why = "its weight is shared"
@@ -142,6 +156,11 @@ def layers(model: Model) -> tuple[dict[str, tuple[gs.Node, Layer]], dict[str, st
             del found[name]
             skipped[name] = why
     return found, skipped
+
+
+def _columns(model: Model, name: str, layer: Layer) -> int:
+    """Inputs of one part of a layer, but for grouped convolutions, where it is those of all."""
+    return int(model.constants[name].shape[layer.summed]) * layer.taps
 
 
 def bias_of(node: gs.Node, layer: Layer) -> gs.Constant | None:
@@ -160,8 +179,12 @@ def calibrate(
     spread: tuple[float, float] = (-2.0, 2.0),
     effort: float = 0.0,
     given: Inputs | None = None,
+    vocabulary: int | None = None,
+    first: Collection[str] = (),
 ) -> Calibration:
     """Moments of every layer: half from noise and half from matched inputs, or half of all that from real ones.
+
+    Models that read tokens are given sequences of these in place of noise.
 
     Args:
         model: the dense model.
@@ -173,22 +196,36 @@ def calibrate(
         effort: how long to look for inputs that match the statistics, 1 is about a minute for a mobile network;
             with 0 there are none.
         given: real inputs by name, [items, ...]; all of them are used.
+        vocabulary: how many tokens there are, for models that read them; by default the length of their embedding.
+        first: weights of layers that can lose inputs; the others are left out where all would take too much memory.
     """
     model = batched(model)
     found, skipped = layers(model)
+    if sum(8 * (_columns(model, name, layer) + 1) ** 2 for name, (_, layer) in found.items()) > HELD_MOMENTS:
+        skipped |= dict.fromkeys(found.keys() - set(first), "its inputs stay, and the model is large")
+        found = {name: layer for name, layer in found.items() if name in first}
     known = {t.name for node in model.graph.nodes for t in node.outputs}
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
-    kinds = tuple(kinds) if has_images(model) else tuple(kinds[:1])
     noise: dict[str, Noise] = {}
     sets: list[dict[str, _Measured]] = []
-    for kind in track(kinds):
-        make = partial(synthetic, model, kind, count, seed, spread)
-        inputs = make()
-        noise[kind] = Noise(make, observed(model, statistics, inputs))
-        sets.append(_measure(imposed(model, statistics, noise[kind].found), found, inputs, seed))
+    if (read := reader(model, vocabulary)) is not None:
+        read = writer(model, read)
+        widest = max((_columns(model, name, layer) for name, (_, layer) in found.items()), default=1)
+        words = sequences(model, read, max(count, enough(widest, read)), seed)
+        noise["tokens"] = Noise(lambda: words, observed(model, statistics, words))
+        sets.append(_measure(model, found, words, seed))
+        how = "written by the model" if read.logits else "drawn from the vocabulary"
+        source = f"{items(words)} sequences of {read.length} tokens {how}: {read}"
+    else:
+        kinds = tuple(kinds) if has_images(model) else tuple(kinds[:1])
+        for kind in track(kinds):
+            make = partial(synthetic, model, kind, count, seed, spread)
+            inputs = make()
+            noise[kind] = Noise(make, observed(model, statistics, inputs))
+            sets.append(_measure(imposed(model, statistics, noise[kind].found), found, inputs, seed))
+        imitated = "scaled to BatchNorm statistics in every layer" if statistics else "no BatchNorm statistics to match"
+        source = f"{count} inputs of {' and '.join(kinds)} noise each, {imitated}"
     shares = [1 / len(sets)] * len(sets)
-    source = f"{count} inputs of {' and '.join(kinds)} noise each"
-    source += ", scaled to BatchNorm statistics in every layer" if statistics else ", no BatchNorm statistics to match"
     nearest = []  # the inputs that are most like real ones
     if (similar := _matching(model, statistics, kinds[-1], seed, spread, effort)) is not None:
         noise = {"matched": Noise(lambda: similar, observed(model, statistics, similar))}
@@ -266,7 +303,8 @@ def _measure(
 ) -> dict[str, _Measured]:
     """What flows into every layer, and how what its output becomes varies."""
     goal = {name: _destination(node) for name, (node, _) in found.items()}
-    wanted = list(dict.fromkeys([*(layer.x for _, layer in found.values()), *goal.values()]))
+    relative = {tensor.name for tensor in goal.values() if _normalised(tensor)}
+    wanted = list(dict.fromkeys([*(layer.x for _, layer in found.values()), *(t.name for t in goal.values())]))
     total = max((len(x) for x in inputs.values() if x.ndim), default=1)
     second: dict[str, np.ndarray] = {}
     count: dict[str, int] = {}
@@ -274,23 +312,54 @@ def _measure(
     for chunk, values in enumerate(run(model, wanted, inputs)):
         share = max((len(values[name]) for name, x in inputs.items() if x.ndim and name in values), default=1) / total
         for k, (name, (_, layer)) in enumerate(found.items()):
-            x = values[layer.x]
+            x, y = values[layer.x], values[goal[name].name]
             there = layer.positions(x.shape)
-            columns = int(model.constants[name].shape[layer.summed]) * layer.taps
-            some = min(there, max(1, round(share * max(POSITIONS, 2 * columns))))
+            some = min(there, max(1, round(share * max(POSITIONS, 2 * _columns(model, name, layer)))))
             at = np.sort(np.random.default_rng([seed, chunk, k]).choice(there, some, replace=False))
             rows = layer.unfold(x, at).astype(np.float64)
             rows = np.concatenate([rows, np.ones((*rows.shape[:2], 1))], axis=2)
+            if goal[name].name in relative and y.size // y.shape[-1] == there:
+                rows /= _size(y.reshape(there, -1)[at])
             second[name] = second.get(name, 0.0) + rows.swapaxes(1, 2) @ rows
             count[name] = count.get(name, 0) + some
-        for name in set(goal.values()):
+        for name in {tensor.name for tensor in goal.values()}:
             y = positions(values[name])
+            size = _size(y) if name in relative else 1.0
             if y.shape[1] > WIDEST:  # only how much it varies in all is then wanted
                 y = y[:, :WIDEST]
-            y = np.c_[y, np.ones(len(y))]
+            y = np.c_[y, np.ones(len(y))] / size
             sums[name] = sums.get(name, 0.0) + y.T @ y
     covariance = {name: _covariance(s) for name, s in sums.items()}
-    return {name: _Measured(second[name] / count[name], covariance[goal[name]], count[name]) for name in found}
+    return {
+        name: _Measured(second[name] / second[name][0, -1, -1], covariance[goal[name].name], count[name])
+        for name in found
+    }
+
+
+def _size(y: np.ndarray) -> np.ndarray:
+    """Root mean square of every row, [rows, 1]."""
+    return np.sqrt((y.astype(np.float64) ** 2).mean(axis=1, keepdims=True)) + 1e-12
+
+
+def _normalised(tensor: gs.Tensor) -> bool:
+    """Whether a layer or RMS normalisation reads a tensor, in one node or in several.
+
+    It divides every position by its own size, so that an error counts by what it is of that.
+    """
+    for node in tensor.outputs:
+        squares = node.op == "Pow" or (node.op == "Mul" and node.inputs[0] is node.inputs[-1])
+        means = node.outputs[0].outputs if squares else [node]
+        if "LayerNorm" in node.op or node.op in ("LayerNormalization", "RMSNormalization"):
+            return True
+        if any(mean.op == "ReduceMean" and _last_axis(mean) for mean in means):
+            return True
+    return False
+
+
+def _last_axis(node: gs.Node) -> bool:
+    given = node.inputs[1].values if len(node.inputs) > 1 else node.attrs.get("axes", ())
+    rank = len(node.inputs[0].shape or ())
+    return [int(axis) for axis in np.ravel(given)] in ([-1], [rank - 1])
 
 
 def _covariance(sums: np.ndarray) -> np.ndarray:
@@ -298,7 +367,7 @@ def _covariance(sums: np.ndarray) -> np.ndarray:
     return sums[:-1, :-1] / sums[-1, -1] - np.outer(mean, mean)
 
 
-def _destination(node: gs.Node) -> str:
+def _destination(node: gs.Node) -> gs.Tensor:
     """The tensor an output ends up in: behind scalings and the residual addition that follow directly.
 
     An error weighs what it is against this tensor: a small branch beside a strong shortcut matters little.
@@ -308,8 +377,8 @@ def _destination(node: gs.Node) -> str:
         reader = tensor.outputs[0]
         computed = [t for t in reader.inputs if not isinstance(t, gs.Constant)]
         if len(computed) == 2 and reader.op == "Add":
-            return str(reader.outputs[0].name)
+            return reader.outputs[0]
         if len(computed) > 1:
             break
         tensor = reader.outputs[0]
-    return str(tensor.name)
+    return tensor

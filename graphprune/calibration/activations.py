@@ -11,6 +11,7 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
 from graphprune.calibration.noise import KINDS
+from graphprune.calibration.tokens import drawn, inputs_for, reader
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model import Model
 from graphprune.progress import track
@@ -75,8 +76,11 @@ def synthetic(model: Model, kind: str, count: int, seed: int, spread: tuple[floa
     """``count`` made-up inputs, one after another on the first axis.
 
     Images are of a kind of noise, other floating-point inputs white; the rest is as for proofs. Floating-point values
-    are within ``spread``, half of which is two standard deviations.
+    are within ``spread``, half of which is two standard deviations. Models that read tokens are given some of their
+    vocabulary.
     """
+    if (read := reader(model)) is not None:
+        return inputs_for(model, read, drawn(read, count * model.input_shapes[read.ids][0], seed))
     low, high = spread
     rng = np.random.default_rng([seed, list(KINDS).index(kind)])
     parts: dict[str, list[np.ndarray]] = {}
@@ -104,8 +108,10 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[st
         raise UsageError(f"the calibration data have no array called '{missing[0]}'", "name arrays like the inputs")
     header = ModelProto()
     header.CopyFrom(model.header)
-    there = {*model.outputs, *model.inputs}
-    header.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in there)
+    outputs = {info.name: info for info in header.graph.output}
+    del header.graph.output[:]  # what nobody asks for need not be computed
+    asked = dict.fromkeys(name for name in wanted if name not in model.inputs)
+    header.graph.output.extend(outputs.get(name, ValueInfoProto(name=name)) for name in asked)
     runner = Runner(replace(model, header=header), optimise=True)
     # How much of the first axis of each input makes one run; scalars are given whole.
     sizes = {name: shape[0] for name, shape in model.input_shapes.items() if shape and name in model.inputs}

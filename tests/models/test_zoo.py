@@ -60,7 +60,8 @@ def test_every_model_says_where_it_comes_from_and_third_party_files_stay_in_the_
         assert model.name == name
         assert model.source
         assert model.licence
-        assert len(model.baseline) == (len(model.tops) if model.data else 0)
+        assert bool(model.baseline) == bool(model.data)
+        assert model.measure is not None or len(model.baseline) == (len(model.tops) if model.data else 0)
         assert (model.build is None) != (model.path.parent == CACHE)
 
 
