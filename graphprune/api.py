@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,8 @@ import numpy as np
 from onnx import ModelProto
 
 from graphprune import plan as plans
-from graphprune.aiming import Aim, reach
 from graphprune.calibration.activations import read_inputs
 from graphprune.clocks import Clock, compiled_clock, onnxruntime_clock
-from graphprune.cost import CostModel
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
 from graphprune.fidelity import measure
 from graphprune.groups import Dependencies
@@ -28,12 +26,14 @@ from graphprune.model import Model, load, save
 from graphprune.model.shapes import symbolic_axes
 from graphprune.options import InspectOptions, ModelOptions, PruneOptions, RunOptions, takes
 from graphprune.output import claim_folder, new_files, new_folder
-from graphprune.pipeline import BEFORE, Record, Step, parse, run
+from graphprune.pipeline import BEFORE, Record, parse, run
 from graphprune.plan import Plan
-from graphprune.presets import as_steps, check, replay, targets_of
+from graphprune.presets import check, replay
 from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Inputs, Runner, judge, rtol, seeded_inputs
-from graphprune.report import KernelReport, Report, TargetReport, html, size_text, to_json
+from graphprune.report import KernelReport, Report, TargetReport, html, to_json
 from graphprune.report import build as build_report
+from graphprune.rounds import met
+from graphprune.sensitivity import sensitive
 from graphprune.state import State
 
 if TYPE_CHECKING:
@@ -110,12 +110,16 @@ def _load(source: Source, options: ModelOptions, plan: Plan | None = None) -> Mo
 
 
 @takes
-def inspect(source: Source, *, command: str = "", **options: Unpack[InspectOptions]) -> Inspection:
-    """Find what can be pruned, and why the rest cannot. Nothing is run.
+def inspect(
+    source: Source, *, command: str = "", sensitivity: bool = False, **options: Unpack[InspectOptions]
+) -> Inspection:
+    """Find what can be pruned, and why the rest cannot. Nothing is run, unless it is asked what pruning would cost.
 
     Args:
         source: a path, an ONNX protobuf or a loaded model; never changed.
         command: noted in the report.
+        sensitivity: whether to calibrate and predict the error of every group at every width, and of the whole model
+            against its multiply-accumulates.
 
     Raises:
         InvalidModelError: the source is no model that can be read.
@@ -123,6 +127,8 @@ def inspect(source: Source, *, command: str = "", **options: Unpack[InspectOptio
     model = _load(source, options)
     state = _prepared(_start(model, options))
     report = build_report(model, state, model, [], command, {})
+    if sensitivity:
+        report = sensitive(state, report)
     return Inspection(state.model, state.dependencies, report)
 
 
@@ -160,7 +166,7 @@ def _pruned(source: Source, clock: Clock, command: str, announce: Announce, opti
     if (plan := options["plan"]) is not None:
         start = replace(start, inexact=plan.inexact, layers=plans.layers_of(plan, model))
     start = replace(start, data={**start.data, "profile": clock.profile})
-    steps, state, records = _met(model, start, clock, announce, options)
+    steps, state, records = met(model, start, clock, announce, options)
     analysed = next((r.before for r in records if r.cut), None)
     if analysed is None:
         if any(step.text == "cut" for step in steps):
@@ -335,34 +341,6 @@ def bench(
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
-
-
-def _met(
-    model: Model, start: State, clock: Clock, announce: Announce, options: PruneOptions
-) -> tuple[list[Step], State, list[Record]]:
-    """The steps and what they made, again from the choice on until what only measuring can tell is met."""
-    asked = targets_of(options)
-    aims = []
-    if (size := asked.get("size")) is not None:
-        whole = CostModel(model).at().bytes
-        kept = size if size <= 1 else size / whole
-        aims.append(Aim("size", kept, lambda m: CostModel(m).at().bytes / whole, lambda s: size_text(round(s * whole))))
-    if (latency := asked.get("latency")) is not None:
-        milliseconds = clock.compare(model, model)[0]
-        kept = latency if options["target_latency_ms"] is None else latency / milliseconds
-        aims.append(Aim("latency", kept, lambda m: clock.compare(model, m)[1], lambda s: f"{s * milliseconds:.3g} ms"))
-    fixed = {name: share for name, share in asked.items() if name not in ("size", "latency")}
-    known: list[Record] = []
-
-    def make(shares: Mapping[str, float]) -> tuple[list[Step], State, list[Record]]:
-        steps = as_steps(options, model, {**fixed, **{name: min(share, 1.0) for name, share in shares.items()}})
-        first = next((k for k, r in enumerate(known) if r.text != steps[k].text), 0)
-        begin = known[first].before if known else start
-        state, records = run(begin, steps[first:], seed=options["seed"], announce=announce)
-        known[:] = [*known[:first], *records]
-        return steps, state, [*known]
-
-    return reach(aims, make, lambda made: made[1].model) if aims else make({})
 
 
 def _arrays(data: Inputs) -> Arrays | None:

@@ -39,6 +39,7 @@ ENTRY_POINTS = "graphprune.passes"
 # can be folded once widths are final, goes after. What is asked for is filled in in braces.
 BEFORE, AFTER = "fold_states, fold_shapes, fold_constants", "fold_constants, fold_batchnorm, clean"
 CALIBRATED = f"{BEFORE}, fold_batchnorm, calibrate({{calibration}})"
+SCORED = "fold_batchnorm, calibrate(count=8), obs"  # what a sensitivity view is made of, after ``BEFORE``
 PRESETS = {
     "obs": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",
     "spare": f"{BEFORE}, fold_batchnorm, calibrate(count=8, {{sampled}}), obs(damp=0.0001, most=0.01), {{choice}}, "

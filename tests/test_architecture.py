@@ -20,6 +20,7 @@ LAYERS = [
     ["cli"],
     ["sweep"],
     ["api"],
+    ["rounds", "sensitivity"],
     ["presets"],
     ["options"],
     ["torch"],

@@ -109,6 +109,22 @@ def groups(report: Report) -> RichTable:
     return table
 
 
+def sensitivity(report: Report) -> list[RichTable]:
+    """The error predicted for each group at some widths, and for the whole model at some shares of its MACs."""
+    shares = (0.75, 0.5, 0.25)
+    table = _table("group", "units", *(f"error at {share:.0%}" for share in shares))
+    for group in report.groups:
+        at = [next((e for n, e in group.curve if n >= share * group.units), 0.0) for share in shares]
+        if group.curve:
+            table.add_row(visible(group.name), f"{group.units:,}", *(f"{error:.2g}" for error in at))
+    whole = _table("MACs kept", "predicted error")
+    points = report.tradeoff.points if report.tradeoff else []
+    near = (next((p for p in reversed(points) if p.macs <= s), None) for s in (0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.25))
+    for macs, error in dict.fromkeys((p.macs, p.error) for p in near if p is not None):
+        whole.add_row(f"{macs:.0%}", f"{error:.2g}")
+    return [table, whole]
+
+
 def pins(report: Report) -> RichTable:
     """The reasons for pinned axes, most frequent first, with an example each; the report lists every axis."""
     table = _table("pinned because", "axes", "for example")

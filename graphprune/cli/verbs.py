@@ -43,6 +43,9 @@ def inspect(
     terminal: Terminal,
     model: ModelPath,
     report: ReportPath = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Also predict the error of every group by width, and of the whole.")
+    ] = False,
     force: Force = False,
     **options: Unpack[InspectOptions],
 ) -> None:
@@ -52,19 +55,21 @@ def inspect(
 
     graphprune inspect model.onnx
 
+    graphprune inspect model.onnx --sensitivity --report cost.html
+
     graphprune inspect detector.onnx --input-shape images:1,3,640,640 --report groups.html
     """
     from graphprune import api
     from graphprune.cli import tables
     from graphprune.output import claim_file
 
-    found = api.inspect(model, command=_command(), **options).report
+    found = api.inspect(model, command=_command(), sensitivity=sensitivity, **options).report
     if report:
         claim_file(report, force, model)
         _write_page(found, report)
     terminal.data(found)
     if found.groups:
-        terminal.show(tables.groups(found))
+        terminal.show(tables.groups(found), *(tables.sensitivity(found) if sensitivity else []))
     if found.pinned:
         terminal.show(tables.pins(found))
     terminal.show(tables.totals(found), *([f"wrote {report}"] if report else []))

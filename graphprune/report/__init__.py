@@ -101,6 +101,7 @@ class GroupReport(msgspec.Struct, frozen=True):
         axes: every axis they touch.
         members: every operator they pass, in graph order.
         inexact: whether cutting it is measured, not proved.
+        curve: legal widths and the error predicted at each, the narrowest first; empty where not asked for.
     """
 
     name: str
@@ -109,6 +110,7 @@ class GroupReport(msgspec.Struct, frozen=True):
     axes: list[str]
     members: list[Member] = []
     inexact: bool = False
+    curve: list[tuple[int, float]] = []
 
 
 class LayerReport(msgspec.Struct, frozen=True):

@@ -249,13 +249,15 @@ def _curve(report: Report) -> dict[str, Any]:
                 "in the preset obs, does."
             )
         return found
-    most = 4 * tradeoff.chosen.error or math.inf  # beyond, the curve would flatten what matters
+    # Beyond, the curve would flatten what matters; an error of 1 is as much as a whole layer's signal.
+    most = 4 * tradeoff.chosen.error or (math.inf if report.steps else 1.0)
     shown = [p for p in tradeoff.points if p.error <= most]
     of = {"macs": "MACs", "parameters": "parameters"}[tradeoff.of]
+    taken = "taken" if report.steps else "as it is"
     points = [*shown, *([tradeoff.chosen] if tradeoff.chosen not in shown else [])]
     found["tradeoff"] = scatter(
         [
-            Dot("taken" if p == tradeoff.chosen else "", getattr(p, tradeoff.of), p.error, p == tradeoff.chosen)
+            Dot(taken if p == tradeoff.chosen else "", getattr(p, tradeoff.of), p.error, p == tradeoff.chosen)
             for p in points
         ],
         x_title=f"{of} kept",
