@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from graphprune.passes.allocate import Allocate
+from graphprune.passes.choose import Choose
+from graphprune.passes.uniform import Uniform
 
 from graphprune.cost import CostModel
 from graphprune.model import load
@@ -47,3 +49,21 @@ def test_points_are_sorted_and_none_is_better_than_another(state: State) -> None
     assert points[-1].macs == 1
     assert points[-1].error == 0
     assert points[0].macs < 0.2
+
+
+def test_units_of_all_groups_that_compete_are_shared_out_and_earlier_choices_stay(state: State) -> None:
+    """The marginal errors of the groups are k and 10 k: most of the 16 units go where they cost less."""
+    first, second = (g.name for g in state.groups)
+    both = Allocate(units=0.5, floor=0)(state).drop
+    # The curves are convex, so the least total is found by trying every split.
+    curve = {name: np.append(0, np.sort(score)) for name, score in state.scores.items()}
+    best = min(range(1, 16), key=lambda k: curve[first][k] + curve[second][16 - k])
+    assert (len(both[first]), len(both[second])) == (best, 16 - best)
+    half = Allocate(units=0.5, among=r"^b\[0\]")(state)
+    assert {name: len(units) for name, units in half.drop.items()} == {second: 8}
+    more = Allocate(units=0.75, among=r"^a\[0\]")(half)
+    assert {name: len(units) for name, units in more.drop.items()} == {first: 4, second: 8}
+    choice = Choose(units=0.5, among=r"^a\[0\]")(half)
+    assert {name: len(units) for name, units in choice.drop.items()} == {first: 8, second: 8}
+    same = Uniform(ratio=0.25, among=r"^a\[0\]")(half)
+    assert {name: len(units) for name, units in same.drop.items()} == {first: 4, second: 8}
