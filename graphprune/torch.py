@@ -170,11 +170,17 @@ def _attributes(module: nn.Module, name: str, kept: transfer.Kept, arrays: trans
     elif isinstance(module, nn.GroupNorm):
         groups = _groups(module.num_groups, old[0], axes.get(0), name)
         changes += [(module, "num_channels", new[0]), (module, "num_groups", groups)]
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+    elif isinstance(module, nn.RMSNorm):
         raise UsageError(
             f"{name}: the pruned graph counts what is gone in its statistics as zeros, which this module cannot",
             f"leave its width out with --exclude '{name}'",
         )
+    elif isinstance(module, nn.LayerNorm):
+        if len(old) > 1:
+            raise UsageError(f"{name}: a LayerNorm over several axes is not cut here", "leave it out with --exclude")
+        width = module.width if isinstance(module, LayerNorm) else old[0]
+        changes += [(module, "__class__", LayerNorm), (module, "width", width)]
+        changes += [(module, "normalized_shape", tuple(new))]
     elif isinstance(module, nn.Embedding):
         changes += [(module, "num_embeddings", new[0]), (module, "embedding_dim", new[1])]
     elif isinstance(module, nn.PReLU):
@@ -209,6 +215,25 @@ def _attention(
         (module, "widths", [len(part) for part in parts]),
         (module, "_qkv_same_embed_dim", False),  # keeps nn.TransformerEncoderLayer off its short cut
     ]
+
+
+class LayerNorm(nn.LayerNorm):
+    """What ``apply`` makes of an ``nn.LayerNorm``: positions that are gone are zeros, and count in mean and variance.
+
+    Attributes:
+        width: how many positions there were.
+    """
+
+    width: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As ``nn.LayerNorm`` on the last axis."""
+        mean = input.sum(-1, keepdim=True) / self.width
+        apart = input - mean
+        gone = self.width - input.shape[-1]
+        variance = (apart.square().sum(-1, keepdim=True) + gone * mean.square()) / self.width
+        normal = apart * (variance + self.eps).rsqrt() * self.weight
+        return normal if self.bias is None else normal + self.bias
 
 
 class MultiheadAttention(nn.MultiheadAttention):

@@ -16,6 +16,7 @@ Shape = tuple[int | None, ...]
 SymbolicShape = tuple[int | str | None, ...]
 
 # What strict inference says behind an operator it knows no shapes for, such as GroupNormalization: no misfit.
+_SIZES_HINT = "give real input sizes with --input-shape NAME:1,3,224,224"
 _UNTYPED = "expected to have type but instead is null"
 
 
@@ -115,10 +116,7 @@ def infer(
         text = " ".join(str(error).split())
         complaints = text.split("(op_type:")[1:]
         if not complaints or not all(_UNTYPED in complaint for complaint in complaints):
-            raise InvalidModelError(
-                f"{name}: shapes do not fit: {text[:300]}",
-                "give real input sizes with --input-shape NAME:1,3,224,224",
-            ) from error
+            raise InvalidModelError(f"{name}: shapes do not fit: {text[:300]}", _SIZES_HINT) from error
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     shapes: dict[str, SymbolicShape] = {}
     types: dict[str, int] = {}
@@ -126,6 +124,8 @@ def infer(
         if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
             dims = info.type.tensor_type.shape.dim
             shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
+            if any(d.dim_value < 0 for d in dims):
+                raise InvalidModelError(f"{name}: '{info.name}' would have the shape {shapes[info.name]}", _SIZES_HINT)
         types[info.name] = info.type.tensor_type.elem_type
     return shapes, types
 
