@@ -219,8 +219,9 @@ def couple(
 
 def _check(said: Iterable[Tie | Pin | Choice], model: Model) -> None:
     """Raise IndexError where a tie names positions that its axes do not have."""
-    for tie in said:
-        for dim, at in ((tie.a, tie.at_a), (tie.b, tie.at_b)) if isinstance(tie, Tie) else ():
+    ties = (chain.from_iterable(s.options) if isinstance(s, Choice) else (s,) for s in said if not isinstance(s, Pin))
+    for tie in chain.from_iterable(ties):
+        for dim, at in ((tie.a, tie.at_a), (tie.b, tie.at_b)):
             size = model.shapes[dim.tensor][dim.axis]
             if size is not None and at.size and int(at.max()) >= size:
                 raise IndexError(f"{dim} has {size} positions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 RESNET = Path(__file__).parents[1] / "models" / "fashion_resnet20.onnx"
 RUN = [sys.executable, "-m", "graphprune"]
 PRUNE = [*RUN, "prune", str(RESNET), "-o", "s.onnx", "--preset", "magnitude"]
+
+COMPILE = [*RUN, "compile", str(RESNET), "-o", "out", "--preset", "magnitude"]
 
 
 def state(folder: Path) -> dict[str, bytes]:
@@ -87,6 +90,73 @@ def test_a_full_disk_is_named_and_leaves_the_old_result(tmp_path, results):
     assert done.returncode == 7
     assert done.stderr.startswith("error: cannot write")
     assert state(tmp_path) == results["0.3"]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> Path:
+    """A compiled folder, to be replaced by another."""
+    folder = tmp_path_factory.mktemp("compiled")
+    subprocess.run([*COMPILE, "--ratio", "0.3"], cwd=folder, check=True, capture_output=True)
+    return folder / "out"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def check_compiled(folder: Path, old: dict[str, bytes]) -> None:
+    """The old folder, byte by byte, or a whole new one; nothing beside it once it is settled."""
+    from graphprune.output import settle
+
+    deadline = time.monotonic() + 30
+    while strays(folder) and time.monotonic() < deadline:
+        settle(folder)
+        time.sleep(0.1)
+    assert [p.name for p in folder.iterdir()] == ["out"]
+    found = tree(folder / "out")
+    assert found.keys() == old.keys()
+    if found != old:
+        assert found["model.onnx"] != old["model.onnx"]
+        assert all(found.values())
+        subprocess.run(
+            [*RUN, "verify", str(RESNET), "out"], cwd=folder, check=True, capture_output=True
+        )  # plan and model belong together
+
+
+def interrupt_compile(folder: Path, compiled: Path, number: int, seconds: float) -> None:
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    shutil.copytree(compiled, folder / "out")
+    process = subprocess.Popen([*COMPILE, "--ratio", "0.6", "--force"], cwd=folder, stderr=subprocess.PIPE)
+    time.sleep(seconds)
+    process.send_signal(number)
+    process.wait(60)
+    if number != signal.SIGKILL:
+        assert process.returncode in (0, 130)
+        assert not strays(folder)
+    check_compiled(folder, tree(compiled))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_compile_leaves_the_old_folder_or_the_new_one(tmp_path, compiled, number):
+    interrupt_compile(tmp_path, compiled, number, 3.0)
+
+
+@pytest.mark.slow
+def test_compile_interrupted_at_twenty_moments(tmp_path, compiled):
+    rng = random.Random(0)
+    for _ in range(20):
+        number = rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+        interrupt_compile(tmp_path, compiled, number, rng.uniform(0, 10))
+
+
+def test_a_full_disk_leaves_the_old_compiled_folder(tmp_path, compiled):
+    shutil.copytree(compiled, tmp_path / "out")
+    command = "ulimit -f 100; exec " + " ".join(COMPILE) + " --ratio 0.6 --force"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert done.stderr.startswith("error: cannot write")
+    assert tree(tmp_path / "out") == tree(compiled)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_limits_and_crashes_end_in_one_line(tmp_path):

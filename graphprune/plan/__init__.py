@@ -17,6 +17,7 @@ from graphprune.errors import UsageError
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.model.shapes import symbolic_axes
+from graphprune.model.wellformed import LARGEST
 from graphprune.pipeline import AFTER, BEFORE, Record, parse
 from graphprune.plan.origins import traced, weights
 from graphprune.rules import Dim
@@ -24,7 +25,7 @@ from graphprune.rules import Dim
 VERSION = 2
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-_Size = Annotated[int, msgspec.Meta(ge=1)]
+_Size = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
 
 
 class Removal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

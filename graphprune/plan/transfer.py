@@ -92,7 +92,7 @@ class _Matcher:
                 if tensor in self.values and 1 < self.values[tensor].ndim == len(order):
                     self._keep_folded_norm(name, self.values[tensor].transpose(order))
         for tensor in lost:
-            if not self._follows(tensor, lost):
+            if not self._follows(tensor, lost) and self._says_something(tensor):
                 self.complaints.append(f"{tensor} {[r.size for r in self.rows[tensor]]} is in no array")
         self._keep_layers_together()
         if self.complaints:
@@ -119,7 +119,8 @@ class _Matcher:
             return [(tensor, order)] if fits else []
         if values is None:
             return []
-        places = [(n, order) for n in sorted(self.free) if (order := _order(self.arrays[n], values)) is not None]
+        alike = ((n, _order(self.arrays[n], values)) for n in sorted(self.free))
+        places = [(n, order) for n, order in alike if order is not None]
         if not places and values.ndim == 3 and (stacked := self._find_directions(values)):
             return stacked
         if not places and values.ndim > 1:
@@ -169,6 +170,10 @@ class _Matcher:
         readers = [n for n in self.original.graph.nodes if any(t.name == tensor for t in n.inputs)]
         others = [t.name for n in readers for t in n.inputs if isinstance(t, gs.Constant) and t.name != tensor]
         return len(self.rows[tensor]) == 1 and any(n in self.rows and n not in lost for n in others)
+
+    def _says_something(self, tensor: str) -> bool:
+        """Whether an initializer is more than zeros, such as the state that a recurrent layer starts in."""
+        return self.values.get(tensor) is None or bool(self.values[tensor].any())
 
     def _keep_layers_together(self) -> None:
         """Biases go with the outputs of their weights, and the parts of a normalisation with each other."""
