@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.helper import (
+    make_attribute,
     make_graph,
     make_model,
     make_node,
@@ -157,6 +158,16 @@ def weights(value: float, all_of_them: bool = False) -> ModelProto:
     return net(first=first)
 
 
+def normed(width: int) -> ModelProto:
+    """The two convolutions, with a normalisation between them for ``width`` channels in place of 16."""
+    proto = net()
+    parts = [numpy_helper.from_array(np.ones(width, np.float32), name) for name in ("s", "o", "m", "v")]
+    proto.graph.initializer.extend(parts)
+    proto.graph.node[1].CopyFrom(make_node("BatchNormalization", ["a", "s", "o", "m", "v"], ["b"]))
+    return proto
+
+
+PADS = make_attribute("pads", [-9, 0, -9, 0])
 OK, INVALID = (0, 0, 0), (3, 3, 3)
 # What is written into the folder, the exit codes of inspect, prune and compile, and a word of the error.
 CASES: dict[str, tuple[ModelProto | bytes, tuple[int, int, int], str]] = {
@@ -190,6 +201,8 @@ CASES: dict[str, tuple[ModelProto | bytes, tuple[int, int, int], str]] = {
     "int4": (quantised(TensorProto.INT4), (0, 4, 4), "nothing to prune"),
     "an empty tensor": (products(16), OK, ""),
     "no units": (products(0), (0, 4, 4), "nothing to prune"),
+    "a size below zero": (changed(lambda p: p.graph.node[0].attribute.append(PADS)), INVALID, "shape"),
+    "a norm of another width": (normed(8), INVALID, ""),
     "a batch of nobody": (net(batch=0), OK, ""),
 }
 
