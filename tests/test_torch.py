@@ -216,12 +216,30 @@ def test_attention_widths_that_a_module_cannot_have_are_refused():
     assert (narrow.num_heads, narrow.head_dim) == (4, 3)
 
 
-def test_norms_that_would_average_over_fewer_are_refused():
+def removed(module) -> None:
+    """Take positions 3 and 4 out of a normalisation over 16."""
     from graphprune.plan import Plan, Removal
     from graphprune.torch import apply
 
+    rows = [Removal(f"0.{name}", 0, 16, [3, 4]) for name, _ in module[0].named_parameters()]
+    apply(module, Plan(2, "m", {}, [], rows, []))
+
+
+def test_a_layer_norm_counts_what_is_gone_as_zeros():
     norm = torch.nn.Sequential(torch.nn.LayerNorm(16))
-    rows = [Removal(f"0.{part}", 0, 16, [3, 4]) for part in ("weight", "bias")]
+    torch.nn.init.normal_(norm[0].weight)
+    torch.nn.init.normal_(norm[0].bias)
+    x = torch.randn(5, 16)
+    x[:, [3, 4]] = 0
+    stays = [k for k in range(16) if k not in (3, 4)]
+    expected = norm(x)[:, stays]
+    removed(norm)
+    torch.testing.assert_close(norm(x[:, stays]), expected)
+    assert (norm[0].normalized_shape, norm[0].width) == ((14,), 16)
+
+
+def test_an_rms_norm_that_would_average_over_fewer_is_refused():
+    norm = torch.nn.Sequential(torch.nn.RMSNorm(16))
     with pytest.raises(UsageError, match="statistics"):
-        apply(norm, Plan(2, "m", {}, [], rows, []))
+        removed(norm)
     assert norm[0].weight.shape == (16,)
