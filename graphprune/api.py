@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto
 
 from graphprune import plan as plans
-from graphprune.calibration.activations import read_inputs
+from graphprune.calibration.images import real_inputs, scale_of
 from graphprune.clocks import Clock, compiled_clock, onnxruntime_clock
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
 from graphprune.fidelity import measure
@@ -29,7 +29,7 @@ from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, Record, parse, run
 from graphprune.plan import Plan
 from graphprune.presets import check, replay
-from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Arrays, Inputs, Runner, judge, rtol, seeded_inputs
+from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Runner, judge, rtol, seeded_inputs
 from graphprune.report import KernelReport, Report, TargetReport, html, to_json
 from graphprune.report import build as build_report
 from graphprune.rounds import met
@@ -161,8 +161,9 @@ def _pruned(source: Source, clock: Clock, command: str, announce: Announce, opti
     announce("load")
     model = _load(source, options, options["plan"])
     loaded = time.perf_counter() - began
-    real, unseen = _arrays(options["calibration_data"]), _arrays(options["held_out"])
-    start = replace(_start(model, options), data=_given(real))
+    given, unseen = _real(options, "calibration_data", model), _real(options, "held_out", model).get("inputs")
+    real = given.get("inputs")
+    start = replace(_start(model, options), data=given)
     if (plan := options["plan"]) is not None:
         start = replace(start, inexact=plan.inexact, layers=plans.layers_of(plan, model))
     start = replace(start, data={**start.data, "profile": clock.profile})
@@ -291,7 +292,7 @@ def verify(original: Source, pruned: Source, plan: Plan, **options: Unpack[RunOp
     """
     seed = options["seed"]
     model = _load(original, options, plan)
-    given = _given(_arrays(options["calibration_data"]))
+    given = _real(options, "calibration_data", model)
     start = State(model, inexact=plan.inexact, layers=plans.layers_of(plan, model), data=given)
     state, _ = run(start, replay(plan, model), seed=seed)
     inputs = seeded_inputs(model, seed)
@@ -343,12 +344,8 @@ def bench(
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def _arrays(data: Inputs) -> Arrays | None:
-    return read_inputs(data) if isinstance(data, str | os.PathLike) else data
-
-
-def _given(calibration_data: Arrays | None) -> dict[str, Any]:
-    return {} if calibration_data is None else {"inputs": calibration_data}
+def _real(options: Any, name: str, model: Model) -> dict[str, Any]:
+    return real_inputs(options[name], model, scale_of(options["mean"], options["std"], options["input_range"]))
 
 
 def _start(model: Model, options: InspectOptions) -> State:

@@ -117,13 +117,6 @@ def _presets() -> list[str]:
     return sorted(PRESETS)
 
 
-Seed = Annotated[int, Option(0, "Of random scores, of calibration noise and of made-up inputs.", kind=int)]
-CalibrationData = Annotated[
-    "Inputs",
-    Option(None, "Real inputs to calibrate on besides noise: an array for each input, by name.", "X.npz", kind=Path),
-]
-
-
 def interval(text: str) -> tuple[float, float]:
     """``LOW,HIGH`` as two numbers, the first below the second."""
     try:
@@ -133,6 +126,16 @@ def interval(text: str) -> tuple[float, float]:
     if not low < high:
         raise UsageError(f"the range {text} is empty", "write LOW,HIGH, e.g. 0,1")
     return low, high
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """``A,B,C`` as numbers."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"'{text}' is no list of numbers", "write one, or one per channel: 0.485,0.456,0.406"
+        ) from error
 
 
 class ModelOptions(TypedDict, total=False):
@@ -165,14 +168,44 @@ class InspectOptions(ModelOptions, total=False):
     ]
 
 
-class RunOptions(ModelOptions, total=False):
+class DataOptions(TypedDict, total=False):
+    """What a model is run on."""
+
+    seed: Annotated[int, Option(0, "Of random scores, of calibration noise and of made-up inputs.", kind=int)]
+    calibration_data: Annotated[
+        "Inputs",
+        Option(
+            None,
+            "Real inputs to calibrate on besides noise: an npz file, an array for each input, or a folder of pictures.",
+            "PATH",
+            kind=Path,
+        ),
+    ]
+    input_range: Annotated[
+        tuple[float, float] | None,
+        Option(
+            None,
+            "Range of the model's floating-point inputs: what black and white are in pictures, where by default the"
+            " usual one that fits its BatchNorms is taken; of noise, by default -2,2.",
+            "LOW,HIGH",
+            read=interval,
+        ),
+    ]
+    mean: Annotated[
+        tuple[float, ...] | None,
+        Option(None, "Taken from every channel of a picture, black being 0 and white 1.", "R,G,B", read=numbers),
+    ]
+    std: Annotated[
+        tuple[float, ...] | None,
+        Option(None, "What every channel is divided by after that.", "R,G,B", read=numbers),
+    ]
+
+
+class RunOptions(ModelOptions, DataOptions, total=False):
     """What is run, and on what."""
 
-    seed: Seed
-    calibration_data: CalibrationData
 
-
-class CutOptions(InspectOptions, total=False):
+class CutOptions(InspectOptions, DataOptions, total=False):
     """How a model is pruned, whatever the amount."""
 
     effort: Annotated[
@@ -185,20 +218,14 @@ class CutOptions(InspectOptions, total=False):
             kind=float,
         ),
     ]
-    input_range: Annotated[
-        tuple[float, float] | None,
-        Option(None, "Range of the model's floating-point inputs, by default -2,2.", "LOW,HIGH", read=interval),
-    ]
     vocab: Annotated[
         int | None,
         Option(None, "How many tokens a model that reads them knows, by default its whole embedding.", "N", kind=int),
     ]
     round_to: Annotated[int, Option(8, "Every axis that is cut ends at a multiple of this.", "N", kind=int)]
-    seed: Seed
-    calibration_data: CalibrationData
     held_out: Annotated[
         "Inputs",
-        Option(None, "Real inputs to measure the error of the result on, in the same form.", "X.npz", kind=Path),
+        Option(None, "Real inputs to measure the error of the result on, in the same form.", "PATH", kind=Path),
     ]
 
 

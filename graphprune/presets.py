@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from graphprune import plan as plans
+from graphprune.calibration.images import scale_of
 from graphprune.cost import CostModel
 from graphprune.errors import UsageError
 from graphprune.model import Model
@@ -107,8 +108,14 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> s
 def _spelled(options: PruneOptions, **others: object) -> str:
     """The arguments of a pass that runs the model on some inputs."""
     given = True if options["calibration_data"] is not None else None
-    asked = {"seed": options["seed"], "given": given, **others, "spread": options["input_range"]}
+    asked = {"seed": options["seed"], "given": given, **others, "spread": _spread(options)}
     return ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+
+
+def _spread(options: PruneOptions) -> tuple[float, float] | None:
+    """The range of floating-point inputs, where an option gives it."""
+    scale = scale_of(options["mean"], options["std"], options["input_range"])
+    return options["input_range"] or (scale.spread if scale else None)
 
 
 def _layers(options: PruneOptions) -> str:

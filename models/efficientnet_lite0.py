@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
+UNLABELLED = ("animals", "clothes", "food", "household", "plants", "sports", "vehicles")  # kinds of photographs
 SIZE = 224
 MARGIN = 0.15  # of the longer side, white, around a cut-out
 CROP = 0.875  # of the shorter side, from the centre of a whole photograph
@@ -67,23 +68,41 @@ def build(path: Path, style: str) -> None:
 
 def stamps() -> Items:
     """Photographs cut out and set on white, each with the ImageNet classes that its file name allows."""
-    from PIL import Image
-
     if not STAMPS.exists():
         raise MissingError(f"{STAMPS} is missing: apt-get install tuxpaint-stamps-default")
     classes: dict[str, list[int]] = json.loads((HERE / "stamps_imagenet.json").read_text())
-    inputs = []
-    for name in classes:
-        stamp = Image.open(STAMPS / f"{name}.png").convert("RGBA")
-        stamp = stamp.crop(stamp.getchannel("A").getbbox())
-        side = round(max(stamp.size) * (1 + 2 * MARGIN))
-        canvas = Image.new("RGB", (side, side), "white")
-        canvas.paste(stamp, ((side - stamp.width) // 2, (side - stamp.height) // 2), stamp)
-        inputs.append(_normalised(canvas))
+    inputs = [_on_white(STAMPS / f"{name}.png") for name in classes]
     accepted = np.zeros((len(classes), 1000), bool)
     for row, indices in zip(accepted, classes.values(), strict=True):
         row[indices] = True
     return Items(np.stack(inputs), accepted)
+
+
+def unlabelled(count: int = 64) -> np.ndarray:
+    """Other photographs of the package, [count, 3, 224, 224]: no item of `stamps`, nor another picture of its thing."""
+
+    def stem(name: str) -> str:
+        return re.sub(r"mirror|[\W\d_]", "", Path(name).name.lower())
+
+    if not STAMPS.exists():
+        raise MissingError(f"{STAMPS} is missing: apt-get install tuxpaint-stamps-default")
+    labelled = {stem(name) for name in json.loads((HERE / "stamps_imagenet.json").read_text())}
+    files = sorted(file for kind in UNLABELLED for file in (STAMPS / kind).rglob("*.png"))
+    files = [file for file in files if stem(file.stem) not in labelled]
+    at = np.linspace(0, len(files) - 1, count).round().astype(int)
+    return np.stack([_on_white(files[k]) for k in at])
+
+
+def _on_white(file: Path) -> np.ndarray:
+    """A cut-out on a white square, as the network takes it."""
+    from PIL import Image
+
+    stamp = Image.open(file).convert("RGBA")
+    stamp = stamp.crop(stamp.getchannel("A").getbbox())
+    side = round(max(stamp.size) * (1 + 2 * MARGIN))
+    canvas = Image.new("RGB", (side, side), "white")
+    canvas.paste(stamp, ((side - stamp.width) // 2, (side - stamp.height) // 2), stamp)
+    return _normalised(canvas)
 
 
 def foolbox() -> Items:

@@ -49,6 +49,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 OPEN_TO_PASSES = {name for layer in LAYERS[RANK["pipeline"] + 1 :] for name in layer}
 # The modules that may import a package, for those that belong in one place.
 HOMES = {
+    "PIL": {"calibration"},
     "jinja2": {"report"},
     "ray": {"sweep"},
     "networkx": {"branches", "budget", "coupling", "groups"},
