@@ -51,6 +51,7 @@ def link(source: Source, kernels: Path, target: Target, folder: Path, library: s
     compiler = _tool("cc", target)
     if compiler is None:
         raise CompileError(f"no C compiler to link {target.name} with", 'pip install "graphprune[edge]"')
+    folder, kernels = folder.resolve(), kernels.resolve()  # the compiler runs elsewhere
     output = ["-o", str(folder / (library or target.library))]
     with tempfile.TemporaryDirectory() as scratch:
         model, code = Path(scratch) / "model.c", Path(scratch) / "model.o"

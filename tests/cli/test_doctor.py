@@ -40,7 +40,7 @@ def test_a_package_that_is_missing_or_too_old(monkeypatch, requirement, found):
 
 
 def target(name: str, **given: list[str]) -> TargetInfo:
-    return TargetInfo(name, "t", "c", given.get("missing", []), "node", given.get("runner_missing", []))
+    return TargetInfo(name, "t", "c", [], given.get("missing", []), "node", given.get("runner_missing", []))
 
 
 def test_targets_say_what_to_install(monkeypatch):
