@@ -13,6 +13,7 @@ from graphprune.model.surgeon import is_standard, opaque, redirect
 from graphprune.model.weights import is_streamed
 from graphprune.state import State
 
+LARGE = 1 << 20  # bytes that may be stored twice without a thought
 _RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
 )
@@ -53,7 +54,7 @@ class FoldConstants:
             return state
         read = {t.name: t for n in foldable for t in n.inputs if isinstance(t, gs.Constant)}
         size = sum(v.nbytes for v in values)
-        if size > (1 << 20) + self.growth * sum(t.values.nbytes for t in read.values()):
+        if size > LARGE + self.growth * sum(t.values.nbytes for t in read.values()):
             return state
         for tensor, value in zip(results, values, strict=True):
             tensor.inputs.clear()
@@ -82,11 +83,16 @@ def _foldable(model: Model) -> list[gs.Node]:
         known = all(t.name in constant or not t.name for t in node.inputs)
         # A dequantised weight would be stored four times larger.
         pure = is_standard(node) and node.op not in _RANDOM and node.op != "DequantizeLinear"
-        streamed = any(map(is_streamed, node.inputs))
-        if known and pure and not opaque(node) and not streamed and node.inputs:
+        held = any(is_streamed(t) or _shared(t) for t in node.inputs)
+        if known and pure and not opaque(node) and not held and node.inputs:
             constant |= {t.name for t in node.outputs}
             found.append(node)
     return found
+
+
+def _shared(tensor: gs.Tensor) -> bool:
+    """Whether a large weight has other readers, as an embedding that is the last layer too."""
+    return isinstance(tensor, gs.Constant) and len(tensor.outputs) > 1 and tensor.values.nbytes > LARGE
 
 
 def _run(model: Model, nodes: list[gs.Node], results: list[gs.Tensor]) -> list[np.ndarray] | None:

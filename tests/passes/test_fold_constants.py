@@ -47,6 +47,14 @@ def test_what_would_grow_too_much_stays() -> None:
     assert [n.op for n in FoldConstants(growth=1e9)(state).model.graph.nodes] == ["Add"]
 
 
+def test_an_embedding_that_is_also_the_last_layer_is_not_stored_twice() -> None:
+    proto = net("e = Gather(a, i)\nk = Transpose(a)\ny = MatMul(e, k)", inputs="int64[5] i", a=(700, 400))
+    state = State(load(proto))
+    assert FoldConstants()(state) is state
+    small = net("e = Gather(a, i)\nk = Transpose(a)\ny = MatMul(e, k)", inputs="int64[5] i", a=(7, 4))
+    assert [n.op for n in folded(small).model.graph.nodes] == ["Gather", "MatMul"]
+
+
 def test_random_and_quantised_weights_stay() -> None:
     proto = net(
         "k = RandomNormalLike(a)\nq = DequantizeLinear(w, s)\nt = Add(x, k)\ny = Mul(t, q)",
