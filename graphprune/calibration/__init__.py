@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,6 +19,7 @@ from graphprune.calibration.activations import (
     Inputs,
     batched,
     has_images,
+    is_open,
     positions,
     run,
     synthetic,
@@ -38,8 +40,8 @@ WIDEST = 6144  # columns of the largest problem: its matrices take 300 MB each
 MATCHED = 0.5  # share of inputs optimised to match statistics, among what is made up
 GIVEN = 0.5  # share of real inputs, where there are any
 WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
+HELD = 3 << 29  # bytes of activations held while matching
 HELD_MOMENTS = 1 << 29  # bytes of second moments beyond which layers that lose nothing have none
-LOOKS = 32  # steps for every input, where neither bound on their number is met
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,11 +263,13 @@ def items(inputs: Inputs) -> int:
 def _matching(
     model: Model, statistics: Statistics, kind: str, seed: int, spread: tuple[float, float], effort: float
 ) -> Inputs | None:
-    """Inputs that meet the statistics, as many and as well as the effort allows."""
+    """Inputs that meet the statistics, as many and as well as the effort and memory allow."""
     if not statistics or not effort:
         return None
     macs = CostModel(model).at().macs / items(seeded_inputs(model)) + 1e5
-    count = int(np.clip(WORK / LOOKS / macs, 12, 96))
+    held = sum(4 * prod(n or 1 for n in shape) for shape in model.shapes.values())
+    count = int(np.clip(WORK / 100 / macs, 16, 96))
+    count = min(count, max(1, HELD // held)) if is_open(model) else 1
     steps = int(np.clip(effort * WORK / (count * macs), 60 * min(effort, 1.0), 200 * max(effort, 1.0)))
     return matched(model, statistics, synthetic(model, kind, count, seed, spread), max(steps, 1), spread)
 

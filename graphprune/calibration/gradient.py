@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, ValueInfoProto
 
 from graphprune.coupling import calls
 from graphprune.model import Model
@@ -45,9 +45,9 @@ class Tape:
         return self(op, x, np.array(axes, np.int64), keepdims=1)
 
     def where(self, x: gs.Tensor, *conditions: gs.Tensor) -> gs.Tensor:
-        """``x`` where all conditions hold, else 0; onnxruntime multiplies faster than it chooses."""
+        """``x`` where all conditions hold, else 0."""
         for condition in conditions:
-            x = self("Mul", x, self("Cast", condition, to=TensorProto.FLOAT))
+            x = self("Where", condition, x, 0.0)
         return x
 
 
@@ -167,7 +167,13 @@ def _leaky_relu(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
 
 
 def _clip(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
-    yield 0, tape.where(dy, tape("Equal", node.inputs[0], node.outputs[0]))
+    x, inside = node.inputs[0], []
+    for k, (name, comparison) in enumerate((("min", "Greater"), ("max", "Less")), start=1):
+        if call.attrs.get(name) is not None:
+            inside.append(tape(comparison, x, float(call.attrs[name])))
+        elif call.input(k) is not None:
+            inside.append(tape(comparison, x, node.inputs[k]))
+    yield 0, tape.where(dy, *inside)
 
 
 def _sigmoid(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
