@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.zoo import CACHE, Items, ZooModel, one_hot, wheel
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 HEIGHT, WIDTH = 48, 192
 NOISE = 100  # largest standard deviation, in grey levels of 255
@@ -33,12 +37,15 @@ def lines(count: int = 400, seed: int = 0) -> Items:
     """Rendered lines of text, every second one upside down; class 1 is upside down."""
     rng = np.random.default_rng(seed)
     upside_down = np.arange(count) % 2
-    inputs = np.stack([_line(rng, bool(turned)) for turned in upside_down])
-    return Items(inputs, one_hot(upside_down, 2))
+    inputs = []
+    for turned in upside_down:
+        _, image = drawn(rng)
+        inputs.append(scaled(image.rotate(180) if turned else image, rng, NOISE, WIDTH))
+    return Items(np.stack(inputs), one_hot(upside_down, 2))
 
 
-def _line(rng: np.random.Generator, turned: bool) -> np.ndarray:
-    """One noisy line as the classifier takes it: BGR, 48 high, padded on the right to 192, scaled to [-1, 1]."""
+def drawn(rng: np.random.Generator) -> tuple[str, PIL.Image.Image]:
+    """Two words or numbers, and a picture of them in colours and a size of their own."""
     from PIL import Image, ImageDraw, ImageFont
 
     words = [
@@ -52,13 +59,18 @@ def _line(rng: np.random.Generator, turned: bool) -> np.ndarray:
     ink = tuple(int(value) for value in rng.integers(0, 100, 3))
     image = Image.new("RGB", (right - left + 2 * margin, bottom - top + 2 * margin), paper)
     ImageDraw.Draw(image).text((margin - left, margin - top), text, fill=ink, font=font)
-    if turned:
-        image = image.rotate(180)
-    image = image.resize((min(WIDTH, round(image.width * HEIGHT / image.height)), HEIGHT), Image.Resampling.BILINEAR)
+    return text, image
+
+
+def scaled(image: PIL.Image.Image, rng: np.random.Generator, noise: float, width: int) -> np.ndarray:
+    """One noisy line as the networks take it: BGR, 48 high, padded on the right to `width`, scaled to [-1, 1]."""
+    from PIL.Image import Resampling
+
+    image = image.resize((min(width, round(image.width * HEIGHT / image.height)), HEIGHT), Resampling.BILINEAR)
     pixels = np.asarray(image, np.float32)[:, :, ::-1].transpose(2, 0, 1)
     # Clean lines are too easy to show what pruning costs.
-    pixels = np.clip(pixels + rng.normal(0, rng.uniform(0, NOISE), pixels.shape), 0, 255)
-    padded = np.zeros((3, HEIGHT, WIDTH), np.float32)
+    pixels = np.clip(pixels + rng.normal(0, rng.uniform(0, noise), pixels.shape), 0, 255)
+    padded = np.zeros((3, HEIGHT, width), np.float32)
     padded[:, :, : image.width] = (pixels / 255 - 0.5) / 0.5
     return padded
 

@@ -42,6 +42,19 @@ def test_accuracy_is_the_documented_one(name):
         assert abs(100 * score.accuracy - baseline) <= 100 * 2 / score.count
 
 
+@pytest.mark.parametrize("name", ["smollm2", "ppocr_rec"])
+def test_what_is_read_and_foretold_is_the_documented(name):
+    model = find(name)
+    try:
+        score = model.evaluate(onnxruntime_run(built(name)), model.items())[-1]
+    except (MissingError, ModuleNotFoundError) as error:
+        pytest.skip(f"{error}: see models/README.md for what to install")
+    if name == "smollm2":
+        assert score.perplexity == pytest.approx(69.17, rel=1e-3)
+    else:
+        assert abs(100 * score.error - 0.51) <= 0.1
+
+
 def test_efficientnet_keeps_batchnorm_and_its_computed_pads():
     try:
         model = onnx.load(built("efficientnet_lite0"))
