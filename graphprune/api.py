@@ -30,6 +30,7 @@ from graphprune.pipeline import BEFORE, Record, parse, run
 from graphprune.plan import Plan
 from graphprune.presets import check, replay
 from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Runner, judge, rtol, seeded_inputs
+from graphprune.proof import Inputs as Inputs  # the signatures made of the options name it
 from graphprune.report import KernelReport, Report, TargetReport, html, to_json
 from graphprune.report import build as build_report
 from graphprune.rounds import met
