@@ -39,7 +39,7 @@ def test_own_pass(run, tmp_path):
 def test_compiled(run, tmp_path):
     said = run("compiled.py")
     assert "logits (1, 10)" in said
-    assert "slowest kernel: conv" in said
+    assert "slowest kernel: conv" in said or "slowest kernel: winograd" in said
     assert (tmp_path / "small.graphprune" / "report.html").exists()
 
 
