@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from graphprune.calibration import layers
-from graphprune.calibration.refit import write
-from graphprune.errors import UsageError
+from graphprune.calibration.refit import refitted
 from graphprune.obs import damped
-from graphprune.progress import track
-from graphprune.rules import Dim
 from graphprune.state import State
 
 
@@ -33,24 +29,10 @@ class ObspaUpdate:
 
     def __call__(self, state: State) -> State:
         """A state whose model has new weights, or the same state where no layer lost an input."""
-        calibration, going = state.data.get("calibration"), state.data.get("cut", {})
-        if calibration is None:
-            raise UsageError("obspa_update needs calibrated layers", 'write "calibrate, ..., cut, obspa_update"')
-        model = state.model.copy()
-        changed = False
-        for name, (node, layer) in track(layers(model)[0].items()):
-            gone, moments = going.get(Dim(name, layer.summed)), calibration.moments.get(name)
-            if gone is None or moments is None:
-                continue
-            fitted = [
-                _swept(weights, damped(second, self.damp), columns)
-                for weights, second, columns in moments.left(gone, going.get(Dim(name, 1 - layer.summed)))
-            ]
-            if not layer.shiftable:
-                fitted = [np.pad(matrix, [(0, 0), (0, 1)]) for matrix in fitted]
-            write(model, node, layer, np.stack(fitted))
-            changed = True
-        return replace(state, model=replace(model)) if changed else state
+        return refitted(state, "obspa_update", self._solve)
+
+    def _solve(self, weights: np.ndarray, second: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        return _swept(weights, damped(second, self.damp), kept)
 
 
 def _swept(weights: np.ndarray, second: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-import numpy as np
-
-from graphprune.calibration import layers
-from graphprune.calibration.refit import write
-from graphprune.errors import UsageError
+from graphprune.calibration.refit import refitted
 from graphprune.obs import fit
-from graphprune.progress import track
-from graphprune.rules import Dim
 from graphprune.state import State
 
 
@@ -33,19 +28,4 @@ class Reconstruct:
 
     def __call__(self, state: State) -> State:
         """A state whose model has new weights, or the same state where no layer lost an input."""
-        calibration, going = state.data.get("calibration"), state.data.get("cut", {})
-        if calibration is None:
-            raise UsageError("reconstruct needs calibrated layers", 'write "calibrate, ..., cut, reconstruct"')
-        model = state.model.copy()
-        changed = False
-        for name, (node, layer) in track(layers(model)[0].items()):
-            gone, moments = going.get(Dim(name, layer.summed)), calibration.moments.get(name)
-            if gone is None or moments is None:
-                continue
-            fitted = []
-            for weights, second, columns in moments.left(gone, going.get(Dim(name, 1 - layer.summed))):
-                matrix = fit(weights, second, columns, self.damp)
-                fitted.append(matrix if layer.shiftable else np.pad(matrix, [(0, 0), (0, 1)]))
-            write(model, node, layer, np.stack(fitted))
-            changed = True
-        return replace(state, model=replace(model)) if changed else state
+        return refitted(state, "reconstruct", partial(fit, damp=self.damp))

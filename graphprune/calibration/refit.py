@@ -1,13 +1,51 @@
-"""New weights of a layer, written into its model."""
+"""New weights for layers that lost inputs, and how they are written into a model."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.calibration import bias_of
+from graphprune.calibration import bias_of, layers
+from graphprune.errors import UsageError
 from graphprune.model import Model
-from graphprune.rules import Layer
+from graphprune.progress import track
+from graphprune.rules import Dim, Layer
+from graphprune.state import State
+
+Solve = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""W [outputs, n], the second moments of its inputs [n, n] and the columns kept → new W [outputs, kept]; float64."""
+
+
+def refitted(state: State, name: str, solve: Solve) -> State:
+    """A state whose model has new weights in every layer that lost inputs, or the same state where none did.
+
+    Args:
+        state: calibrated, and cut since.
+        name: of the pass that asks, for its error.
+        solve: finds the weights of one part of a layer.
+
+    Raises:
+        UsageError: the layers were not calibrated.
+    """
+    calibration, going = state.data.get("calibration"), state.data.get("cut", {})
+    if calibration is None:
+        raise UsageError(f"{name} needs calibrated layers", f'write "calibrate, ..., cut, {name}"')
+    model = state.model.copy()
+    changed = False
+    for weight, (node, layer) in track(layers(model)[0].items()):
+        gone, moments = going.get(Dim(weight, layer.summed)), calibration.moments.get(weight)
+        if gone is None or moments is None:
+            continue
+        fitted = []
+        for problem in moments.left(gone, going.get(Dim(weight, 1 - layer.summed))):
+            matrix = solve(*problem)
+            fitted.append(matrix if layer.shiftable else np.pad(matrix, [(0, 0), (0, 1)]))
+        write(model, node, layer, np.stack(fitted))
+        changed = True
+    return replace(state, model=replace(model)) if changed else state
 
 
 def write(model: Model, node: gs.Node, layer: Layer, matrix: np.ndarray) -> None:
