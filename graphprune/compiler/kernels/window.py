@@ -148,7 +148,9 @@ class _Block:
 def _block(op: Windowed, target: Target) -> _Block:
     """The block that wastes least: enough sums to hide the latency of a multiply-add, as few as registers hold."""
     rows, columns = op.window.out
-    lanes = min(target.lanes, 1 << (columns - 1).bit_length())
+    # A vector may be longer than a row only where it ends in the copy, which has room for it.
+    fitting = (columns - 1).bit_length() if op.window.copied else columns.bit_length() - 1
+    lanes = min(target.lanes, 1 << fitting)
     needed = -(-columns // lanes)
     most = min(max(target.registers * 5 // 8, 1), max(_STATEMENTS // (op.window.kernel[0] * op.window.kernel[1]), 1))
     choices = [
