@@ -23,7 +23,6 @@ from graphprune.fidelity import measure
 from graphprune.groups import Dependencies
 from graphprune.latency import Timing, interleave
 from graphprune.model import Model, load, save
-from graphprune.model.shapes import symbolic_axes
 from graphprune.options import InspectOptions, ModelOptions, PruneOptions, RunOptions, takes
 from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, Record, parse, run
@@ -233,7 +232,6 @@ def compile(
     claim_folder(folder, force)
     machines = resolve_all(targets, mcpu)
     result = _pruned(source, compiled_clock(next(iter(machines.values()))), command, announce, options)
-    shapes = {n: result.model.input_shapes[n] for n, info in result.model.inputs.items() if symbolic_axes(info)}
     given = seeded_inputs(result.original, options["seed"])
     inputs = {name: given[name] for name in result.model.inputs}
     reference = Runner(result.model, optimise=True)(inputs)
@@ -249,7 +247,12 @@ def compile(
         for target, machine in machines.items():
             announce(f"compile for {target}")
             artefact = compile_model(
-                result.model.proto(), beside / machine.name, machine, shapes, announce, embed_weights
+                result.model.proto(),
+                beside / machine.name,
+                machine,
+                result.model.chosen_shapes,
+                announce,
+                embed_weights,
             )
             way = execution(artefact.folder)
             agreement = judge(way.run(inputs), reference, tolerance, result.model, inputs) if way.run else None

@@ -16,7 +16,6 @@ from graphprune.execute import Execution, execution
 from graphprune.latency import interleave
 from graphprune.layertimes import Profile, onnxruntime_profile
 from graphprune.model import Model
-from graphprune.model.shapes import symbolic_axes
 from graphprune.proof import Runner, seeded_inputs
 
 if TYPE_CHECKING:
@@ -65,14 +64,14 @@ def compiled_clock(target: Target) -> Clock:
                 found[name] = found.get(name, 0.0) + float(spent) * 1e3
         return float(np.sum(seconds)) * 1e3, found
 
-    kept = tempfile.TemporaryDirectory()
-    originals: dict[int, Execution] = {}  # compiled once, for as long as the clock lives
+    originals: dict[int, tuple[tempfile.TemporaryDirectory[str], Execution]] = {}  # compiled once, kept by the clock
 
     def compare(original: Model, model: Model) -> tuple[float, float]:
         inputs = seeded_inputs(original)
         if id(original) not in originals:
-            originals[id(original)] = _compiled(original, Path(kept.name) / str(id(original)), target)[0]
-        first = originals[id(original)]
+            kept = tempfile.TemporaryDirectory()
+            originals[id(original)] = kept, _compiled(original, Path(kept.name), target)[0]
+        first = originals[id(original)][1]
         with tempfile.TemporaryDirectory() as folder:
             ways = [first, first if model is original else _compiled(model, Path(folder), target)[0]]
             if all(way.in_process for way in ways):
@@ -89,8 +88,7 @@ def _compiled(model: Model, folder: Path, target: Target) -> tuple[Execution, li
     """How the compiled model runs, and the nodes that each of its kernels computes."""
     from graphprune.compiler import compile_model
 
-    shapes = {n: model.input_shapes[n] for n, info in model.inputs.items() if symbolic_axes(info)}
-    artefact = compile_model(model.proto(), folder, target, shapes)
+    artefact = compile_model(model.proto(), folder, target, model.chosen_shapes)
     way = execution(artefact.folder)
     if not (way.run and way.in_process) and not way.times:
         raise UsageError(f"{target.name} cannot be timed here: {way.by}", "a latency target needs a target that is")

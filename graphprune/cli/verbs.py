@@ -63,9 +63,10 @@ def inspect(
     from graphprune.cli import tables
     from graphprune.output import claim_file
 
-    found = api.inspect(model, command=_command(), sensitivity=sensitivity, **options).report
     if report:
         claim_file(report, force, model)
+    found = api.inspect(model, command=_command(), sensitivity=sensitivity, **options).report
+    if report:
         _write_page(found, report)
     terminal.data(found)
     if found.groups:

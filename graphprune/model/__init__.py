@@ -72,6 +72,11 @@ class Model:
         constants = self.constants.values()
         return any(map(is_streamed, constants)) or sum(map(size, constants)) > LARGEST_INLINE
 
+    @property
+    def chosen_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The concrete shapes of the inputs whose sizes the file leaves open."""
+        return {name: self.input_shapes[name] for name, info in self.inputs.items() if symbolic_axes(info)}
+
     @cached_property
     def shapes(self) -> dict[str, Shape]:
         """Concrete shape of every tensor of the main graph whose rank is known; ``None`` for an unknown size."""

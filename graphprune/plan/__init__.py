@@ -16,7 +16,6 @@ from graphprune.cut import Drop, gone
 from graphprune.errors import UsageError
 from graphprune.groups import Group
 from graphprune.model import Model
-from graphprune.model.shapes import symbolic_axes
 from graphprune.model.wellformed import LARGEST
 from graphprune.pipeline import AFTER, BEFORE, Record, parse
 from graphprune.plan.origins import traced, weights
@@ -105,8 +104,7 @@ def from_records(model: Model, records: Iterable[Record], inexact: bool = False)
             removals = removals_of(model, state.drop, traced(model, state.model, state.groups))
         elif record.agreement is not None or record.prepares:
             (after if removals else before).append(record.text)
-    sizes = {name: model.input_shapes[name] for name, info in model.inputs.items() if symbolic_axes(info)}
-    return Plan(VERSION, model.name, sizes, before, removals, after, inexact, layers)
+    return Plan(VERSION, model.name, model.chosen_shapes, before, removals, after, inexact, layers)
 
 
 def layers_of(plan: Plan, original: Model) -> tuple[str, ...]:
