@@ -62,6 +62,11 @@ class Group:
         """Whether a regular expression is found in the name of an axis touched."""
         return any(re.search(pattern, str(dim)) for dim in self.labels)
 
+    def positions(self, dim: Dim) -> np.ndarray:
+        """Where each unit lies on an axis, int64 [units, per unit], ascending."""
+        labels = self.labels[dim]
+        return np.argsort(labels, kind="stable")[int((labels < 0).sum()) :].reshape(self.size, -1)
+
     def summed(self, dim: Dim, values: np.ndarray) -> np.ndarray:
         """Values of the positions of an axis, float64 [axis size], summed for every unit, [units]."""
         labels = self.labels[dim]

@@ -26,9 +26,7 @@ class BatchnormScale:
             total, count = np.zeros(group.size), 0
             for dim in group.weights:
                 if dim.tensor in scales:
-                    labels = group.labels[dim]
-                    values = np.abs(np.asarray(state.model.constants[dim.tensor].values, np.float64))
-                    total += np.bincount(labels[labels >= 0], values[labels >= 0], group.size)
+                    total += group.summed(dim, np.abs(np.asarray(state.model.constants[dim.tensor].values, np.float64)))
                     count += group.per_unit(Dim(*dim))
             if count:
                 scores[group.name] = total / count

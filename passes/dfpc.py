@@ -41,7 +41,7 @@ class Dfpc:
                     values = filters.reshape(len(filters), -1).sum(axis=1)
                 else:
                     continue
-                total = np.bincount(labels[labels >= 0], values[labels >= 0], group.size)
+                total = group.summed(dim, values)
                 if layer is None:
                     passed *= total
                 elif dim.axis == layer.summed:

@@ -81,10 +81,10 @@ class Lbyl:
 
     def _deliver(self, model: Model, group: Group, kept: np.ndarray, going: np.ndarray, shares: np.ndarray) -> None:
         for name, (node, layer) in layers(model)[0].items():
-            labels = group.labels.get(Dim(name, layer.summed))
-            if labels is None:
+            dim = Dim(name, layer.summed)
+            if dim not in group.labels:
                 continue
-            at = np.argsort(labels, kind="stable")[int((labels < 0).sum()) :].reshape(group.size, -1)
+            at = group.positions(dim)
             values = np.moveaxis(np.array(node.inputs[1].values, np.float64), layer.summed, 0)
             values[at[kept]] += np.tensordot(shares.T, values[at[going]], 1)
             moved = np.moveaxis(values, 0, layer.summed).astype(node.inputs[1].dtype)
@@ -101,13 +101,12 @@ def _filters(model: Model, group: Group) -> _Filters | None:
         return None
     (norm,), (maker,) = norms, makers
     weight, layer = np.asarray(model.constants[maker].values, np.float64), found[maker][1]
-    labels = group.labels[Dim(maker, 1 - layer.summed)]
-    if sorted(labels[labels >= 0]) != list(range(group.size)):
+    made = Dim(maker, 1 - layer.summed)
+    if group.per_unit(made) != 1:
         return None
-    rows = np.argsort(labels, kind="stable")[int((labels < 0).sum()) :]
-    flat = np.moveaxis(weight, 1 - layer.summed, 0).reshape(len(labels), -1)
-    values = [np.asarray(t.values, np.float64) for t in norm.inputs[1:]]
-    at = group.labels[Dim(norm.inputs[1].name, 0)]
-    order = np.argsort(at, kind="stable")[int((at < 0).sum()) :]
-    scale, shift, mean, variance = (v[order] for v in values)
-    return _Filters(flat[rows], scale, shift, mean, np.sqrt(variance + norm.attrs.get("epsilon", 1e-5)))
+    rows = np.moveaxis(weight, made.axis, 0)[group.positions(made)[:, 0]]
+    order = group.positions(Dim(norm.inputs[1].name, 0))[:, 0]
+    scale, shift, mean, variance = (np.asarray(t.values, np.float64)[order] for t in norm.inputs[1:])
+    return _Filters(
+        rows.reshape(group.size, -1), scale, shift, mean, np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
+    )

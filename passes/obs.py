@@ -53,9 +53,7 @@ class Obs:
             if moments is None:
                 continue
             taps = moments.layer.taps
-            labels = group.labels[dim]
-            positions = np.argsort(labels, kind="stable")[int((labels < 0).sum()) :].reshape(group.size, -1)
-            columns = (positions[:, :, None] * taps + np.arange(taps)).reshape(group.size, -1)
+            columns = (group.positions(dim)[:, :, None] * taps + np.arange(taps)).reshape(group.size, -1)
             n = moments.weights.shape[2] - (not moments.layer.shiftable)
             for part, second in enumerate(moments.second):
                 # An input that is always 0 costs nothing, however weighted.

@@ -33,20 +33,16 @@ class Obspa:
             raise UsageError("obspa needs calibrated layers", 'write "calibrate, obspa, ..."')
         errors = {}
         for name, moments in calibration.moments.items():
-            each = []
-            for weights, second in zip(moments.weights, moments.second, strict=True):
-                factor = np.linalg.cholesky(np.linalg.inv(damped(second, self.damp)))
-                each.append(((weights**2).sum(0) / np.diagonal(factor) ** 2)[:-1])
-            errors[name] = np.concatenate(each).reshape(-1, moments.layer.taps).sum(axis=1)
+            factors = [np.linalg.cholesky(np.linalg.inv(damped(second, self.damp))) for second in moments.second]
+            squares = [(weights**2).sum(0) for weights in moments.weights]
+            lost = [square / np.diagonal(factor) ** 2 for square, factor in zip(squares, factors, strict=True)]
+            errors[name] = moments.per_input(np.stack(lost))
 
         def score(group: Group) -> np.ndarray:
             total = np.zeros(group.size)
             for dim in group.weights:
-                moments = calibration.moments.get(dim.tensor)
-                if moments is not None and dim.axis == moments.layer.summed:
-                    labels = group.labels[dim]
-                    values = errors[dim.tensor].reshape(-1, len(labels)).sum(axis=0)
-                    total += np.bincount(labels[labels >= 0], values[labels >= 0], group.size)
+                if calibration.reader(dim) is not None:
+                    total += group.summed(dim, errors[dim.tensor])
             if not total.any():
                 total = group.power(state.model, 2)
             return total / (total.mean() or 1.0)
