@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import mmap
 import os
 import signal
@@ -74,6 +75,13 @@ def pool(op: str, size: tuple[int, int], kernel: int, stride: int = 1) -> onnx.M
     return model(f"net (float[1,3,{size[0]},{size[1]}] x) => (float[1,3,{out[0]},{out[1]}] y) {{ y = {op}{said}(x) }}")
 
 
+def thinned(*shape: int) -> np.ndarray:
+    """Weights of which four in five blocks of 4 outputs are zero."""
+    rng = np.random.default_rng(0)
+    blocks = rng.random((-(-shape[0] // 4), *shape[1:])) < 0.2
+    return (rng.normal(size=shape) * np.repeat(blocks, 4, axis=0)[: shape[0]]).astype(np.float32)
+
+
 NETS = {
     "max pool 9 x 9": pool("MaxPool", (9, 9), 3),
     "max pool 5 x 15": pool("MaxPool", (5, 15), 3),
@@ -87,9 +95,15 @@ NETS = {
     "1 x 1, stride 2": conv(1, 5, 6, (7, 9), 1, stride=2),
     "3 x 3 on 11 x 9": conv(1, 6, 10, (11, 9), 3),
     "3 x 3 on 16 x 16, wide": conv(1, 48, 48, (16, 16), 3),
+    "3 x 3 on 11 x 9, sparse": model(
+        "net (float[1,12,11,9] x) => (float[1,22,9,7] y) { y = Conv(x, w, b) }", w=thinned(22, 12, 3, 3), b=(22,)
+    ),
     "5 x 5, stride 2": conv(1, 3, 7, (13, 17), 5, stride=2),
     "product of 5 x 33 with 33 x 13": model(
         "net (float[5,33] x) => (float[5,13] y) { y = Gemm(x, w, b) }", w=(33, 13), b=(13,)
+    ),
+    "product of 13 x 65 with 65 x 27, sparse": model(
+        "net (float[13,65] x) => (float[13,27] y) { y = MatMul(x, w) }", w=np.ascontiguousarray(thinned(27, 65).T)
     ),
     "product of one row": model("net (float[1,33] x) => (float[1,7] y) { y = MatMul(x, w) }", w=(33, 7)),
     "products of two inputs": model(
@@ -104,6 +118,7 @@ NETS = {
 def test_a_value_outside_ends_the_process(at_end: bool) -> None:
     child = os.fork()
     if not child:
+        faulthandler.disable()  # what follows is meant to happen
         array = fenced((3, 5), np.dtype(np.float32), at_end)
         ctypes.string_at(array.ctypes.data + (array.nbytes if at_end else -4), 4)
         os._exit(0)
