@@ -17,7 +17,6 @@ from PIL import Image
 
 from graphprune.compiler import compile_model, targets
 from tests.compiler.oracle import need, reference
-from tests.report.test_html import browser  # noqa: F401  (the fixture)
 
 ROOT = Path(__file__).parents[2]
 RESNET = ROOT / "models" / "fashion_resnet20.onnx"
@@ -44,7 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
         served.shutdown()
 
 
-def test_the_page_classifies_a_chosen_picture(browser: Any, site: tuple[Path, str], tmp_path: Path) -> None:  # noqa: F811
+def test_the_page_classifies_a_chosen_picture(browser: Any, site: tuple[Path, str], tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -67,7 +66,7 @@ def test_the_page_classifies_a_chosen_picture(browser: Any, site: tuple[Path, st
     assert not [message for message in severe if "/ort/" not in message]  # onnxruntime-web is not served here
 
 
-def test_a_worker_computes_what_onnxruntime_does(browser: Any, site: tuple[Path, str]) -> None:  # noqa: F811
+def test_a_worker_computes_what_onnxruntime_does(browser: Any, site: tuple[Path, str]) -> None:
     folder, address = site
     (folder / "worker.mjs").write_text(
         """import { load } from "./wasm32/model.mjs";

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import msgspec
 import pytest
 
 import graphprune
-from graphprune.budget import Point, Tradeoff
 from graphprune.cost import Cost, Product
 from graphprune.fidelity import Fidelity
-from graphprune.latency import Timing
 from graphprune.report import (
     GroupReport,
     KernelReport,
@@ -27,28 +22,10 @@ from graphprune.report import (
     Report,
     Role,
     StepReport,
-    TargetReport,
     html,
     size_text,
 )
-
-ROOT = Path(__file__).parents[2]
-RESNET = ROOT / "models" / "fashion_resnet20.onnx"
-EMPTY = Report("m", "", {}, Cost(0, 0, 0), Cost(0, 0, 0), Ratios(1, 1, 1), [], [], [], {})
-TIMINGS = {
-    "original, onnxruntime": Timing(4.0, 3.5, 5.0, 1.0, 1234, 1),
-    "compiled, x86-64": Timing(1.0, 0.9, 1.5, 0.25, 1234, 1),
-}
-KERNELS = [
-    KernelReport("conv", "ours", "3 × 3, tile 8 × 48", ("/0/0.0/Conv", "/1/Relu"), 12.5e-6),
-    KernelReport("fused_add", "fallback", "", ("/2/Add",), 50e-6),
-]
-TARGET = TargetReport(
-    "x86-64", 2.5e-7, 1e-4, {"lower": 0.25, "link": 0.125}, 603_959, {"ours": 22, "fallback": 1}, calls=KERNELS
-)
-TAKEN = Point(0.5, 0.6, 0.125)
-TRADEOFF = Tradeoff("macs", TAKEN, [Point(0.2, 0.2, 0.75), Point(0.4, 0.4, 0.5), TAKEN, Point(1.0, 1.0, 0.0)])
-EVIL = '<script>alert("1")</script>&amp;\'"><img src=http://example.com/x>{{ 7 * 7 }}'
+from tests.report.samples import EMPTY, EVIL, KERNELS, RESNET, ROOT, TARGET, TIMINGS, TRADEOFF
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -106,12 +83,6 @@ def stands_alone(page: Page) -> bool:
             assert attrs["href"][0] == "#"
             assert attrs["href"][1:] in ids
     return True
-
-
-@pytest.fixture(scope="module")
-def report() -> Report:
-    found = graphprune.prune(RESNET, ratio=0.5, preset="magnitude", exclude=r"^5\.first", command="a command").report
-    return msgspec.structs.replace(found, targets=[TARGET], latency=TIMINGS, tradeoff=TRADEOFF)
 
 
 def test_figures_are_the_reports(report):
@@ -367,118 +338,3 @@ def test_figures_are_readable():
         "98 GB",
     ]
     assert html._percent(1, 0) == "0.00%"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless Chromium with a log of what its pages print and fetch."""
-    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if missing := [name for name, path in found.items() if path is None]:
-        pytest.skip(f"needs {' and '.join(missing)} on the PATH (Debian: chromium, chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra `dev`")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found["chromium"]
-    for option in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(found["chromedriver"]))
-    yield driver
-    driver.quit()
-
-
-def show(browser, report: Report, folder: Path, width: int = 1280, dark: bool = False) -> None:
-    (folder / "report.html").write_text(html.render(report), "utf-8")
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    wishes = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
-    features = [{"name": name, "value": value} for name, value in wishes.items()]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get((folder / "report.html").as_uri())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [360, 390, 768, 1280])
-def test_a_browser_lays_it_out_without_overflow(browser, report, tmp_path, width):
-    show(browser, report, tmp_path, width)
-    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
-    size = "return [document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
-    across, down = browser.execute_script(size)
-    assert across <= width
-    assert down > 3000
-
-
-@pytest.mark.slow
-def test_a_browser_fetches_nothing_and_has_nothing_to_complain_of(browser, report, tmp_path):
-    browser.get_log("browser"), browser.get_log("performance")
-    show(browser, report, tmp_path)
-    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    requests = [m["params"] for m in sent if m["method"] == "Network.requestWillBeSent"]
-    page = (tmp_path / "report.html").as_uri()  # a browser that starts slowly may still be fetching its own first page
-    assert [r["request"]["url"] for r in requests if r["documentURL"] == page] == [page]
-    assert browser.get_log("browser") == []
-
-
-@pytest.mark.slow
-def test_pictures_zoom_by_button_and_key_and_a_link_opens_its_group(browser, report, tmp_path):
-    from selenium.webdriver.common.by import By
-
-    show(browser, report, tmp_path)
-    view = browser.find_element(By.CSS_SELECTOR, ".view")
-    drawing = view.find_element(By.TAG_NAME, "svg")
-    first = drawing.rect["width"]
-    for button, factor in (("+", 1.25), ("-", 1.0), ("-", 0.8)):
-        browser.find_element(By.CSS_SELECTOR, f".zoom button[value='{button}']").click()
-        assert drawing.rect["width"] == pytest.approx(first * factor, rel=0.02)
-    view.send_keys("+")
-    assert drawing.rect["width"] == pytest.approx(first, rel=0.02)
-    for _ in range(3):
-        view.send_keys("+")
-    assert browser.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth", view)
-    view.send_keys("0")
-    assert drawing.rect["width"] <= view.rect["width"]
-    group = browser.find_element(By.ID, "g3")
-    assert group.get_attribute("open") is None
-    view.find_elements(By.CSS_SELECTOR, "a")[2].click()
-    assert group.get_attribute("open") is not None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dark", [False, True])
-def test_text_stands_out_from_what_is_behind_it(browser, report, tmp_path, dark):
-    """Contrast of at least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
-    show(browser, report, tmp_path, dark=dark)
-    pairs = browser.execute_script(
-        """const style = (element) => getComputedStyle(element);
-        const paper = style(document.documentElement).backgroundColor, found = [];
-        for (const text of document.querySelectorAll("p, td, th, h1, h2, summary span, dt, dd, text, code")) {
-          let behind = text;
-          while (behind && style(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
-          const box = text.matches(".view g > rect ~ text") && text.parentElement.querySelector("rect");
-          const color = text.tagName === "text" ? style(text).fill : style(text).color;
-          found.push([color, box ? style(box).fill : behind ? style(behind).backgroundColor : paper]);
-        }
-        return found"""
-    )
-    assert len(pairs) > 100
-    worst = min({tuple(pair) for pair in pairs}, key=lambda pair: contrast(*pair))
-    assert contrast(*worst) >= 4.5, worst
-
-
-def contrast(a: str, b: str) -> float:
-    def luminance(color: str) -> float:
-        channels = [int(c) / 255 for c in color[color.index("(") + 1 : -1].split(",")[:3]]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
