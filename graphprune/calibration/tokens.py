@@ -6,8 +6,9 @@ Liu et al. 2023, "LLM-QAT", section 3: what a language model generates has the s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import ceil
+from dataclasses import dataclass, field, replace
+from math import ceil, prod
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ SAMPLES = 2.5  # tokens for each input of the widest layer: two is what second m
 SWEEPS = 6  # times that a model goes over what it writes
 TEMPERATURE = 1.0
 HELD = 1 << 27  # bytes of logits held at a time
+HELD_CACHES = 1 << 29  # bytes of keys and values held at a time, while one token is written after another
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Reader:
         vocabulary: ids are below this.
         length: tokens of one sequence.
         past: inputs for keys and values of earlier tokens, with the axis that counts these, left empty.
+        present: for such inputs, the outputs that are them with what was read now behind.
         logits: the output that predicts the next token, float [batch, sequence, vocabulary], where there is one.
     """
 
@@ -40,6 +43,7 @@ class Reader:
     vocabulary: int
     length: int
     past: Mapping[str, int]
+    present: Mapping[str, str] = field(default_factory=dict)
     logits: str | None = None
 
     def __str__(self) -> str:
@@ -70,7 +74,8 @@ def reader(model: Model, vocabulary: int | None = None) -> Reader | None:
     ids = max(tables, key=lambda name: tables[name])  # others are segments
     if vocabulary is not None and not 1 <= vocabulary <= tables[ids]:
         raise UsageError(f"{model.name} knows {tables[ids]:,} tokens, not {vocabulary:,}", "give a smaller --vocab")
-    return Reader(ids, vocabulary or tables[ids], model.input_shapes[ids][1], _past(model, ids))
+    past = _past(model, ids)
+    return Reader(ids, vocabulary or tables[ids], model.input_shapes[ids][1], past, _present(model, past))
 
 
 def writer(model: Model, read: Reader) -> Reader:
@@ -90,7 +95,10 @@ def drawn(read: Reader, count: int, seed: int) -> np.ndarray:
 def sequences(model: Model, read: Reader, count: int, seed: int) -> dict[str, np.ndarray]:
     """``count`` sequences: written by the model where it predicts the next token, else drawn from the vocabulary."""
     ids = drawn(read, count, seed)
-    return inputs_for(model, read, ids if read.logits is None else _written(model, read, ids, seed))
+    if read.logits is not None:
+        remembers = bool(read.past) and read.past.keys() == read.present.keys()
+        ids = _continued(model, read, ids[:, :1], seed) if remembers else _written(model, read, ids, seed)
+    return inputs_for(model, read, ids)
 
 
 def enough(columns: int, read: Reader) -> int:
@@ -98,25 +106,38 @@ def enough(columns: int, read: Reader) -> int:
     return ceil(SAMPLES * columns / read.length)
 
 
-def inputs_for(model: Model, read: Reader, ids: np.ndarray) -> dict[str, np.ndarray]:
+def inputs_for(
+    model: Model, read: Reader, ids: np.ndarray, past: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> dict[str, np.ndarray]:
     """All inputs of a model for given tokens, int [sequences, tokens].
 
-    Nothing is masked, nothing is past, positions count from 0, and segments are the first; what else a model takes is
-    made up as for proofs, once for each sequence.
+    Nothing is masked, positions count on from what is past, and segments are the first; what else a model takes is made
+    up as for proofs, once for each sequence.
+
+    Args:
+        model: any.
+        read: how it reads them.
+        ids: the tokens.
+        past: keys and values of the tokens before, by the names of the inputs; none by default.
     """
     found = {}
+    before = max((past[name].shape[axis] for name, axis in read.past.items() if name in past), default=0)
+    own = symbol(model.inputs[read.ids].type.tensor_type.shape.dim[1])
     for name, template in seeded_inputs(model).items():
         shape = (len(ids), *template.shape[1:])
         if name == read.ids:
             found[name] = ids.astype(template.dtype)
+        elif name in past:
+            found[name] = past[name]
         elif name in read.past:
             axis = read.past[name]
             found[name] = np.zeros((*shape[:axis], 0, *shape[axis + 1 :]), template.dtype)
         elif template.dtype.kind in "iub" and template.ndim == 2:
             if _counts(name):
-                values = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+                values = np.broadcast_to(np.arange(before, before + ids.shape[1]), ids.shape)
             else:
-                values = np.full(ids.shape, not _looks_up(model, name))
+                now = symbol(model.inputs[name].type.tensor_type.shape.dim[1]) == own
+                values = np.full((len(ids), ids.shape[1] + (0 if now else before)), not _looks_up(model, name))
             found[name] = values.astype(template.dtype)
         elif template.ndim:
             found[name] = np.concatenate([template] * ceil(len(ids) / len(template)))[: len(ids)]
@@ -147,6 +168,18 @@ def _past(model: Model, ids: str) -> dict[str, int]:
         axes = [k for k in symbolic_axes(info) if k and symbol(dims[k]) not in own]
         if kind == "f" and len(axes) == 1 and len(dims) == 4:
             found[name] = axes[0]
+    return found
+
+
+def _present(model: Model, past: Mapping[str, int]) -> dict[str, str]:
+    """The outputs that are past inputs with something behind them on the axis that counts tokens."""
+    found = {}
+    for tensor in model.graph.inputs:
+        for node in tensor.outputs if tensor.name in past else ():
+            y = node.outputs[0]
+            longer = node.op == "Concat" and node.inputs[0] is tensor and len(node.inputs) == 2
+            if longer and node.attrs["axis"] % 4 == past[tensor.name] and y.name in model.outputs:
+                found[tensor.name] = y.name
     return found
 
 
@@ -184,3 +217,25 @@ def _written(model: Model, read: Reader, ids: np.ndarray, seed: int) -> np.ndarr
             noise = np.random.default_rng([seed, 1, start]).gumbel(size=logits.shape)
             tokens[:, 1:] = np.argmax(logits / TEMPERATURE + noise, axis=2)
     return result
+
+
+def _continued(model: Model, read: Reader, ids: np.ndarray, seed: int) -> np.ndarray:
+    """Text of the model's own behind first tokens, int [sequences, 1]: token after token, each a sample."""
+    runner = Runner(model, optimise=True)
+    shapes = ((model.input_shapes[name], axis) for name, axis in read.past.items())
+    token = sum(4 * prod(shape[1:]) // shape[axis] for shape, axis in shapes)
+    step = max(1, HELD_CACHES // (2 * read.length * token))
+    texts = []
+    for start in track(range(0, len(ids), step)):
+        text = ids[start : start + step]
+        rng = np.random.default_rng([seed, 2, start])
+        past: dict[str, np.ndarray] = {}
+        while text.shape[1] < read.length:
+            now = text[:, -1:] if past else text
+            outputs = runner(inputs_for(model, read, now, past))
+            past = {name: outputs[longer] for name, longer in read.present.items()}
+            assert read.logits is not None
+            logits = outputs[read.logits][:, -1, : read.vocabulary] / TEMPERATURE
+            text = np.c_[text, np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)]
+        texts.append(text)
+    return np.concatenate(texts)

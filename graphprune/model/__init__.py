@@ -22,7 +22,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.errors import GraphpruneError, InvalidModelError
 from graphprune.model.onnxfile import LARGEST_INLINE, check, read
-from graphprune.model.shapes import Meter, Shape, SymbolicShape, bind, infer, symbol, symbolic_axes
+from graphprune.model.shapes import Meter, Shape, SymbolicShape, bind, infer, sum_of, symbol, symbolic_axes
 from graphprune.model.surgeon import export_node, export_tensor, hollow_tensor, import_graph
 from graphprune.model.weights import DataFile, is_streamed, size
 from graphprune.output import new_files
@@ -109,11 +109,17 @@ class Model:
             for axis in symbolic_axes(info):
                 open_size = symbol(info.type.tensor_type.shape.dim[axis]) or f"{name}[{axis}]"
                 symbols.setdefault(open_size, []).append((name, axis))
+        sums = {name: parts for name in symbols if set(parts := sum_of(name)) & symbols.keys()}
         found: set[tuple[str, int]] = set()
-        meter = Meter(self.proto)
-        for places in symbols.values():
+        meter = Meter(self.lean)
+        for open_size, places in symbols.items():
+            if open_size in sums:
+                continue
+            more = {(name, axis): self.input_shapes[name][axis] for name, axis in places}
+            for total, parts in sums.items():  # these grow with what they are made of
+                more |= dict.fromkeys(symbols[total], parts.count(open_size) * more[places[0]])
             doubled = {
-                name: tuple(size * 2 if (name, axis) in places else size for axis, size in enumerate(shape))
+                name: tuple(size + more.get((name, axis), 0) for axis, size in enumerate(shape))
                 for name, shape in self.input_shapes.items()
             }
             try:
@@ -138,7 +144,7 @@ class Model:
         unknown = [t.name for t in made if None in shapes.get(t.name, (None,))]
         if not unknown or self.streamed:
             return shapes
-        return shapes | (meter or Meter(self.proto))(unknown, input_shapes)
+        return shapes | (meter or Meter(self.lean))(unknown, input_shapes)
 
     def _infer(
         self, input_shapes: Mapping[str, tuple[int, ...]] | None
@@ -191,12 +197,17 @@ class Model:
         proto.graph.output.extend(ValueInfoProto(name=t.name) for t in outputs)
         return proto
 
-    def proto(self, weights: bool = True, data: DataFile | None = None) -> ModelProto:
+    def lean(self) -> tuple[ModelProto, dict[str, np.ndarray]]:
+        """The protobuf with references in place of its large weights, and these, not copied: what a session takes."""
+        values: dict[str, np.ndarray] = {}
+        return self.proto(data=values), values
+
+    def proto(self, weights: bool = True, data: DataFile | dict[str, np.ndarray] | None = None) -> ModelProto:
         """The ONNX protobuf; without ``weights`` large tensors keep only their shape and type.
 
         Args:
             weights: whether values are asked for.
-            data: a file to put them in, unless they are few.
+            data: a file to put them in, or a place in memory, unless they are few.
         """
         model = ModelProto()
         model.CopyFrom(self.header)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 
+import numpy as np
 import onnxruntime as ort
 
 from graphprune.plugins import installed
@@ -15,12 +18,19 @@ _libraries = cache(lambda: installed(ENTRY_POINTS, "library of operators"))
 
 
 def session(
-    model: bytes | str, *, optimise: bool = False, threads: int = 0, keep: bool = True, profile: str = ""
+    model: bytes | str,
+    *,
+    values: Mapping[str, np.ndarray] = MappingProxyType({}),
+    optimise: bool = False,
+    threads: int = 0,
+    keep: bool = True,
+    profile: str = "",
 ) -> ort.InferenceSession:
     """A session over a serialised model or the path of one; raises what onnxruntime raises.
 
     Args:
         model: a protobuf's bytes, or a path where it is too large for that.
+        values: of initializers that the protobuf refers to and does not hold. They are read where they are, not copied.
         optimise: whether onnxruntime may rewrite the graph.
         threads: of one operator; 0 lets onnxruntime decide.
         keep: whether it is run often; else it takes no memory beyond that of the run, and maps weights from their file.
@@ -39,4 +49,10 @@ def session(
         options.register_custom_ops_library(str(library))
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    shared = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in values.values()]
+    options.add_external_initializers(list(values), shared)  # says where the protobuf's references lead
+    for name, value in zip(values, shared, strict=True):
+        options.add_initializer(name, value)  # and that they need not be copied
+    opened = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    opened.shared = shared  # onnxruntime does not keep them alive
+    return opened

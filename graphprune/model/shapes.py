@@ -35,10 +35,17 @@ def symbol(dim: onnx.TensorShapeProto.Dimension) -> str:
     return dim.dim_param if dim.dim_param.strip("?") else ""
 
 
+def sum_of(name: str) -> list[str]:
+    """The names that a size is the sum of: exporters call that of a mask "past_sequence_length + sequence_length"."""
+    return [part.strip() for part in name.split("+")] if "+" in name else []
+
+
 def bind(
     inputs: list[ValueInfoProto], shapes: dict[str, tuple[int, ...]], params: dict[str, int]
 ) -> dict[str, tuple[int, ...]]:
     """The concrete shape of every input: as given by input or by symbol, else 1, 224 or 64 (see ``model.load``).
+
+    A size whose name is a sum of others' follows from them.
 
     Raises:
         UsageError: what is given does not fit the inputs.
@@ -56,7 +63,7 @@ def bind(
     for what, size in [*sizes_given, *((f"symbolic dimension '{n}'", k) for n, k in params.items())]:
         if size < 1:
             raise UsageError(f"{what} must be above 0, not {size}", "give the size of a real input")
-    for info in inputs:
+    for info in sorted(inputs, key=lambda info: any(sum_of(symbol(d)) for d in info.type.tensor_type.shape.dim)):
         dims = info.type.tensor_type.shape.dim
         given = shapes.get(info.name)
         if given is not None and len(given) != len(dims) and info.type.tensor_type.HasField("shape"):
@@ -75,11 +82,20 @@ def bind(
                 if name := symbol(dim):  # one name, one size: the other inputs follow
                     params.setdefault(name, size)
             else:
-                guess = 1 if axis == 0 else 224 if len(dims) == 4 and axis >= 2 else 64
-                size = params.setdefault(name, guess) if (name := symbol(dim)) else guess
+                size = _guess(symbol(dim), axis, len(dims), params)
             sizes.append(int(size))
         bound[info.name] = tuple(sizes)
-    return bound
+    return {info.name: bound[info.name] for info in inputs}
+
+
+def _guess(name: str, axis: int, rank: int, params: dict[str, int]) -> int:
+    """The size of an open axis that nobody gave; other axes of its name follow."""
+    parts = sum_of(name)
+    if parts and name not in params and all(part in params for part in parts):
+        return sum(params[part] for part in parts)
+    image = rank == 4 and axis >= 2 and "past" not in name
+    guess = 1 if axis == 0 else 224 if image else 64
+    return params.setdefault(name, guess) if name else guess
 
 
 def infer(
@@ -136,10 +152,10 @@ class Meter:
     What is opened for one choice of sizes serves the next.
 
     Args:
-        model: makes the protobuf, with its weights.
+        model: makes the protobuf, and the weights that it refers to.
     """
 
-    def __init__(self, model: Callable[[], ModelProto]) -> None:
+    def __init__(self, model: Callable[[], tuple[ModelProto, Mapping[str, np.ndarray]]]) -> None:
         self._model = model
         self._types: dict[str, int] = {}
         self._names: list[str] = []
@@ -168,8 +184,8 @@ class Meter:
         }
 
     def _open(self, names: list[str]) -> None:
-        proto = self._model()
+        proto, values = self._model()
         self._types = {info.name: info.type.tensor_type.elem_type for info in proto.graph.input}
         declared = {info.name for info in proto.graph.output}
         proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in declared)
-        self._session, self._names = session(proto.SerializeToString(), keep=False), names
+        self._session, self._names = session(proto.SerializeToString(), values=values, keep=False), names

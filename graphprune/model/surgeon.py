@@ -18,7 +18,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from graphprune.model.weights import DataFile, blocks, is_streamed, stream
+from graphprune.model.weights import DataFile, blocks, hold, is_held, is_streamed, refer, stream
 
 # Its warnings are about what this module takes care of.
 G_LOGGER.severity = G_LOGGER.ERROR
@@ -64,6 +64,7 @@ def import_graph(proto: ModelProto, folder: Path = Path()) -> gs.Graph:
     """
     asides = [_set_aside(node) for node in proto.graph.node]
     graph = gs.import_onnx(proto)
+    graph.import_domains = [onnx.helper.make_opsetid(o.domain, o.version) for o in graph.import_domains or ()]
     tensors = graph.tensors()
     for info in proto.graph.initializer:  # read by bodies only
         tensors.setdefault(info.name, gs.Constant(info.name, LazyValues(info)))
@@ -71,6 +72,8 @@ def import_graph(proto: ModelProto, folder: Path = Path()) -> gs.Graph:
         lazy = isinstance(tensor, gs.Constant) and type(tensor._values) is LazyValues
         if lazy and tensor._values.tensor.data_location == TensorProto.EXTERNAL:
             stream(tensor, folder)
+        elif lazy:
+            hold(tensor)
     tensors.update({t.name: t for t in graph.inputs})
     for node, (attributes, captured) in zip(graph.nodes, asides, strict=True):
         if attributes:
@@ -157,14 +160,19 @@ def export_node(node: gs.Node) -> NodeProto:
     return proto
 
 
-def export_tensor(tensor: gs.Constant, data: DataFile | None = None) -> TensorProto:
+def export_tensor(tensor: gs.Constant, data: DataFile | dict[str, np.ndarray] | None = None) -> TensorProto:
     """The protobuf of a constant; the original one where its values were never touched.
 
     Args:
         tensor: the constant.
-        data: where values go that are not few; without it all are in the protobuf.
+        data: where values go that are not few: a file, or arrays by name. Without it all are in the protobuf.
     """
-    if data is not None and is_streamed(tensor):
+    if isinstance(data, dict):
+        if not is_held(tensor):
+            return _export_whole(tensor)
+        data[tensor.name] = tensor.values
+        return refer(hollow_tensor(tensor), "memory")
+    if data is not None and (is_streamed(tensor) or is_held(tensor)):
         return data.add(hollow_tensor(tensor), blocks(tensor))
     proto = _export_whole(tensor)
     if data is not None and len(proto.raw_data) >= SMALLEST_OUTSIDE:

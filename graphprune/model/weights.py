@@ -24,6 +24,8 @@ from graphprune.errors import InvalidModelError
 BLOCK = 1 << 24
 # Offsets in data files are multiples of this, which lets readers map the file (onnx, docs/ExternalData.md).
 ALIGNMENT = 4096
+# Values in memory of at least so many bytes are shared by all that read them; smaller ones are copied.
+SMALLEST_SHARED = 1 << 16
 
 Rows = Callable[[np.ndarray, slice], np.ndarray]
 """What becomes of some rows of a tensor; the slice says which rows of the first axis they are."""
@@ -131,6 +133,28 @@ def stream(constant: gs.Constant, folder: Path) -> None:
     constant._values = Stored(constant._values.tensor, folder)
 
 
+def hold(constant: gs.Constant) -> None:
+    """Take a constant out of the protobuf it was read from, which else stays in memory as a whole.
+
+    Large values become arrays, which copies of the constant share; the protobuf of few is copied.
+    """
+    lazy = constant._values
+    if lazy.nbytes >= SMALLEST_SHARED and lazy.tensor.HasField("raw_data"):
+        values = onnx.numpy_helper.to_array(lazy.tensor)
+        if values.dtype.kind in "fiub":  # numpy knows no others; what they become would be stored as another type
+            constant._values = values
+            return
+    tensor = TensorProto()
+    tensor.CopyFrom(lazy.tensor)
+    constant._values = LazyValues(tensor)
+
+
+def is_held(tensor: gs.Tensor) -> bool:
+    """Whether the values of a constant are an array large enough for sessions to share it."""
+    values = tensor._values
+    return isinstance(values, np.ndarray) and values.dtype.kind in "fiub" and values.nbytes >= SMALLEST_SHARED
+
+
 def is_streamed(tensor: gs.Tensor) -> bool:
     """Whether a tensor's values are not held in memory."""
     return isinstance(tensor, Streamed) and isinstance(tensor._values, Stored | Changed)
@@ -158,6 +182,14 @@ def change(constant: gs.Constant, by: Rows, shape: tuple[int, ...]) -> None:
         constant.values = Changed(constant._values, by, shape)
     else:
         constant.values = by(np.asarray(constant.values), slice(None))
+
+
+def refer(tensor: TensorProto, location: str, **where: int) -> TensorProto:
+    """The protobuf ``tensor``, whose values are elsewhere."""
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **where}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
 
 
 class DataFile:
@@ -191,7 +223,4 @@ class DataFile:
         if offset != start:
             self._file.seek(start)
             self._file.truncate()
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self._path.name), ("offset", offset), ("length", length)):
-            tensor.external_data.add(key=key, value=str(value))
-        return tensor
+        return refer(tensor, self._path.name, offset=offset, length=length)

@@ -78,6 +78,43 @@ def test_the_first_tokens_written_are_those_of_writing_one_after_the_other() -> 
     assert len(np.unique(written)) > 3
 
 
+def test_a_model_with_caches_writes_token_after_token() -> None:
+    rng = np.random.default_rng(0)
+    weights = {"embedding": rng.standard_normal((WORDS, WIDTH)), "head": 3 * rng.standard_normal((WIDTH, WORDS))}
+    body = """
+        w = Gather(embedding, ids)
+        first = Constant<value_ints=[1]>()
+        u = Unsqueeze(w, first)
+        present = Concat<axis=2>(past, u)
+        m = Cast<to=1>(mask)
+        around = Constant<value_ints=[1, 3]>()
+        there = Unsqueeze(m, around)
+        hidden = Mul(present, there)
+        two = Constant<value=int64 {2}>()
+        s = CumSum(hidden, two)
+        size = Shape<start=1>(ids)
+        start = Neg(size)
+        end = Constant<value_ints=[9999]>()
+        axes = Constant<value_ints=[2]>()
+        now = Slice(s, start, end, axes)
+        z = MatMul(now, head)
+        y = Squeeze(z, first)
+    """
+    small = {name: value.astype(np.float32) for name, value in weights.items()}
+    inputs = 'int64[N,S] ids, int64[N,"P + S"] mask, float[N,1,P,8] past'
+    model = load(net(body, inputs=inputs, outputs="y present", **small), dim_params={"N": 1, "S": 6, "P": 3})
+    assert model.input_shapes == {"ids": (1, 6), "mask": (1, 9), "past": (1, 1, 3, 8)}
+    read = writer(model, reader(model))
+    assert (read.past, read.present, read.logits) == ({"past": 2}, {"past": "present"}, "y")
+    written = sequences(model, read, 4, seed=3)
+    assert written["past"].shape == (4, 1, 0, 8)
+    assert written["mask"].tolist() == [[1] * 6] * 4
+    logits, noise = Runner(model)(written)["y"], np.random.default_rng([3, 2, 0])
+    for at in range(5):
+        expected = np.argmax(logits[:, at] + noise.gumbel(size=(4, WORDS)), axis=1)
+        assert written["ids"][:, at + 1].tolist() == expected.tolist()
+
+
 def test_a_smaller_vocabulary_is_kept_to_and_one_that_cannot_be_is_refused() -> None:
     model = language_model()
     assert sequences(model, reader(model, 5), 20, seed=0)["ids"].max() < 5

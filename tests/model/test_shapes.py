@@ -67,10 +67,12 @@ def test_what_inference_cannot_tell_is_measured():
     sizes = {"x": (1, 3, 1, 1), "seed": (4,)}
     inferred = infer(onnx.parser.parse_model(ARITHMETIC), "net", sizes)[0]["y"]
     assert not all(isinstance(size, int) for size in inferred)
-    found = Meter(lambda: onnx.parser.parse_model(ARITHMETIC.replace("Sqrt(f)", "Identity(f)")))(["g", "z"], sizes)
+    found = Meter(lambda: (onnx.parser.parse_model(ARITHMETIC.replace("Sqrt(f)", "Identity(f)")), {}))(
+        ["g", "z"], sizes
+    )
     assert found == {"g": (4,), "z": (1, None)}  # no size of what depends on the data
 
 
 def test_what_cannot_be_run_has_no_shapes():
     foreign = ARITHMETIC.replace('"" : 17', '"" : 17, "acme" : 1').replace("Sqrt(f)", "acme.Frobnicate(f)")
-    assert Meter(lambda: onnx.parser.parse_model(foreign))(["g"], {"x": (1, 3, 1, 1), "seed": (4,)}) == {}
+    assert Meter(lambda: (onnx.parser.parse_model(foreign), {}))(["g"], {"x": (1, 3, 1, 1), "seed": (4,)}) == {}

@@ -198,3 +198,18 @@ def test_values_no_array_has_pass_through(path: Path, tmp_path: Path) -> None:
     assert (
         next(t for t in onnx.load(tmp_path / "out.onnx").graph.initializer if t.name == "q").raw_data == packed.raw_data
     )
+
+
+def test_large_weights_in_memory_are_there_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    large, small = rng.standard_normal((2, 128, 256)).astype(np.float32)
+    proto = net("h = MatMul(x, large) y = MatMul(h, small)", inputs="float[3,128] x", large=large, small=small.T[:, :4])
+    onnx.save(proto, tmp_path / "m.onnx")
+    model = load(tmp_path / "m.onnx")
+    lean, values = model.copy().lean()
+    assert values.keys() == {"large"}
+    assert values["large"] is model.constants["large"].values
+    assert lean.ByteSize() < 10_000
+    x = rng.standard_normal((3, 128)).astype(np.float32)
+    np.testing.assert_allclose(Runner(model)({"x": x})["y"], x @ large @ small.T[:, :4], rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(model.proto().graph.initializer[0]), large)
