@@ -8,6 +8,7 @@ apart: the command line survives them in one line. The same seed gives the same 
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import resource
@@ -27,6 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy starts threads, which a fork
 
 import numpy as np
 import typer
+from typer.testing import CliRunner
 
 import graphprune
 import graphprune.__main__
@@ -91,6 +93,9 @@ def maker(seed: int) -> Maker:
     models = bases()
     networks = models[: len(REAL)]
     replay = {name: _plan(MODELS / f"{name}.onnx") for name in REAL}
+    CliRunner().invoke(verbs.app, ["inspect", str(MODELS / f"{REAL[0]}.onnx")])  # imports what forks need not again
+    gc.collect()
+    gc.freeze()  # and what is there now need not be gone through, or copied, by any of them
 
     def make(number: int, folder: Path) -> Case:
         rng = random.Random(f"{seed}:{number}")

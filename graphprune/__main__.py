@@ -22,6 +22,8 @@ GRACE_SECONDS = 10
 _END = (signal.SIGINT, signal.SIGTERM)
 _INTERRUPTED = 130
 _JOURNAL = "journal"
+# Not what outputs being made are called: whoever writes where temporary files lie would take it for one left behind.
+_SCRATCH = "graphprune-run-"
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
         run()
         return
     temporary = Path(tempfile.gettempdir())
-    scratch = Path(tempfile.mkdtemp(prefix=".graphprune-", dir=temporary))
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=temporary))
     try:
         child = os.fork()
         if not child:

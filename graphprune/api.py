@@ -27,7 +27,7 @@ from graphprune.options import InspectOptions, ModelOptions, PruneOptions, RunOp
 from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, Record, parse, run
 from graphprune.plan import Plan
-from graphprune.presets import check, replay
+from graphprune.presets import check, replay, spares, too_large
 from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Runner, judge, rtol, seeded_inputs
 from graphprune.proof import Inputs as Inputs  # the signatures made of the options name it
 from graphprune.report import KernelReport, Report, TargetReport, html, to_json
@@ -166,7 +166,8 @@ def _pruned(source: Source, clock: Clock, command: str, announce: Announce, opti
     start = replace(_start(model, options), data=given)
     if (plan := options["plan"]) is not None:
         start = replace(start, inexact=plan.inexact, layers=plans.layers_of(plan, model))
-    start = replace(start, data={**start.data, "profile": clock.profile})
+    notes = [*given.get("notes", ()), *filter(None, [too_large(model)] if spares(options) else [])]
+    start = replace(start, data={**start.data, "notes": tuple(notes), "profile": clock.profile})
     steps, state, records = met(model, start, clock, announce, options)
     analysed = next((r.before for r in records if r.cut), None)
     if analysed is None:

@@ -105,6 +105,22 @@ def size(text: str) -> float:
     return found
 
 
+def count(text: str) -> float:
+    """``2`` as a whole number; ``10%`` or ``0.1`` as a share, which is not whole even where it is ``1.0``."""
+    return int(text) if text.isdecimal() else share(text)
+
+
+def milliseconds(text: str) -> float:
+    """``5`` or ``0.5``, above 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise UsageError(f"'{text}' is no time in milliseconds", "write e.g. 5 or 0.5")
+    return found
+
+
 def _plan(path: Path) -> "Plan":
     from graphprune import plan
 
@@ -234,7 +250,7 @@ class PruneOptions(CutOptions, total=False):
 
     remove_layers: Annotated[
         float | None,
-        Option(None, "How many layers to remove as a whole, or which share of them, e.g. 2 or 10%.", "N", read=share),
+        Option(None, "How many layers to remove as a whole, or which share of them, e.g. 2 or 10%.", "N", read=count),
     ]
     remove_caches: Annotated[
         bool, Option(False, "Take keys and values of removed layers out of the interface.", kind=bool)
@@ -256,7 +272,7 @@ class PruneOptions(CutOptions, total=False):
         float | None,
         Option(None, "Share of the latency to keep at most, e.g. 60%; measured on one thread.", "SHARE", read=share),
     ]
-    target_latency_ms: Annotated[float | None, Option(None, "The same in milliseconds.", "MS", kind=float)]
+    target_latency_ms: Annotated[float | None, Option(None, "The same in milliseconds.", "MS", read=milliseconds)]
     sparsity: Annotated[
         float | None,
         Option(None, "Share of multiply-accumulates to meet a zero, which compiled models skip.", "SHARE", read=share),
@@ -275,6 +291,18 @@ class PruneOptions(CutOptions, total=False):
     plan: Annotated[
         "Plan | None", Option(None, "Replay the removals of a plan.json.", "PLAN.json", kind=Path, read=_plan)
     ]
+
+
+# Which of them say what to remove.
+AMOUNTS = (
+    *("ratio", "target_macs", "target_params", "target_size", "target_latency", "target_latency_ms"),
+    *("sparsity", "remove_layers", "passes", "plan"),
+)
+
+
+def asked(options: PruneOptions) -> bool:
+    """Whether something says what to remove."""
+    return any(options[name] is not None for name in AMOUNTS)  # type: ignore[literal-required]
 
 
 def declared(group: Any) -> dict[str, tuple[Any, Option]]:

@@ -10,7 +10,7 @@ from graphprune.calibration.images import scale_of
 from graphprune.cost import CostModel
 from graphprune.errors import UsageError
 from graphprune.model import Model
-from graphprune.options import PruneOptions
+from graphprune.options import PruneOptions, asked
 from graphprune.pipeline import BEFORE, CHOICES, PRESETS, Step, parse
 from graphprune.plan import Plan
 from graphprune.plan.origins import traced
@@ -69,18 +69,29 @@ def replay(plan: Plan, original: Model) -> list[Step]:
     return [*parse(", ".join(plan.before)), *cut, *parse(", ".join(plan.after))]
 
 
-def affordable(model: Model) -> bool:
-    """Whether a model is small enough to be calibrated without being asked."""
+def spares(options: PruneOptions) -> bool:
+    """Whether what is nearly free may go, because nothing says what to remove."""
+    return not asked(options) and options["preset"] == "obs"
+
+
+def too_large(model: Model) -> str:
+    """Why a model is not calibrated without being asked; empty where it is."""
     cost = CostModel(model).at()
-    return not model.streamed and cost.macs <= LARGEST_MACS and cost.parameters <= LARGEST_PARAMETERS
+    if not model.streamed and cost.macs <= LARGEST_MACS and cost.parameters <= LARGEST_PARAMETERS:
+        return ""
+    has = f"{cost.macs / 1e9:.1f} G multiply-accumulates and {cost.parameters / 1e6:.0f} M parameters"
+    limits = f"{LARGEST_MACS / 1e9:g} G and {LARGEST_PARAMETERS / 1e6:g} M"
+    return (
+        f"the model was only cleaned: with {has} (limits: {limits}), finding what is nearly free takes long, and needs "
+        "an amount to be asked for"
+    )
 
 
 def _text(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> str:
     """The text of a preset with the amounts filled in; without an amount, what is nearly free goes."""
     preset, ratio, multiple, sparsity = options["preset"], options["ratio"], options["round_to"], options["sparsity"]
     if not ratio and not shares:
-        unasked = ratio is None and options["remove_layers"] is None and preset == "obs" and affordable(model)
-        preset = "sparse" if sparsity else "spare" if unasked else "clean"
+        preset = "sparse" if sparsity else "spare" if spares(options) and not too_large(model) else "clean"
     if ratio is not None:
         choice = f"uniform(ratio={ratio}, multiple={multiple})"
     elif preset == "spare":

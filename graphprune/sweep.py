@@ -34,7 +34,15 @@ from graphprune.report import Report, to_json, versions
 from graphprune.report.pareto import Point, Table, choose, comma_separated, drawing, front, markdown
 
 POINTS, SHARED, FAILURE, SCORE = "points", "sweep.json", "failure.json", "score.json"
-AMOUNTS = {"ratio": "ratio", "target_macs": "macs", "target_params": "params"}
+# Options of ``prune`` that say how much, and what the folders of points call them.
+AMOUNTS = {
+    "ratio": "ratio",
+    "target_macs": "macs",
+    "target_params": "params",
+    "target_size": "size",
+    "target_latency": "latency",
+    "target_latency_ms": "latency-ms",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ def sweep(
     Args:
         model: path of an ONNX file.
         folder: where to; made, or gone on with.
-        amounts: pairs of an option of ``prune`` (``ratio``, ``target_macs``, ``target_params``) and its value.
+        amounts: pairs of an option of ``prune`` (a key of ``AMOUNTS``) and its value. Latencies are best measured with
+            one job.
         presets: how units are scored.
         targets: what to compile every point for; none leaves them as ONNX files.
         jobs: points made at a time, each in a process of its own.
@@ -108,7 +117,11 @@ def sweep(
     """
     model, folder = Path(model), Path(folder)
     if not amounts or not presets:
-        raise UsageError("a sweep needs amounts to try", "--target-macs 80%,60%,40%, --ratio 20%,40%")
+        raise UsageError(
+            "a sweep needs amounts to try", "--target-macs 80%,60%,40%, --ratio 20%,40%, --target-size 4MB,2MB"
+        )
+    if fastest and not timing_seconds:
+        raise UsageError("the fastest is only found by timing", "--timing-seconds 5")
     if min_score is not None and not evaluation:
         raise UsageError("--min-score needs scores", '--eval "python my_eval.py {model}" makes them')
     if evaluation:
@@ -117,7 +130,7 @@ def sweep(
     tasks = [
         Task(
             str(model.resolve()),
-            str(folder.resolve() / POINTS / f"{preset}-{AMOUNTS[name]}-{value:g}"),
+            str(folder.resolve() / POINTS / f"{preset}-{AMOUNTS[name]}-{value:.12g}"),
             tuple(targets),
             {**options, "preset": preset, name: value},
         )

@@ -31,7 +31,7 @@ class ChooseLayers:
     measured once (ShortGPT, Men et al. 2024). Turning is 1 − cosine, of the channels at each position.
 
     Attributes:
-        count: how many layers go, or below 1 which share of them.
+        count: how many layers go, a whole number, or which share of them, a ``float`` up to 1.0.
         by: ``output`` or ``influence``.
         of: what is a layer: a ``branch``, those of one kind (``attention``, ``feed-forward``, ``convolution``), or a
             whole ``block``, attention with the feed-forward layers behind it.
@@ -51,7 +51,7 @@ class ChooseLayers:
 
     def __post_init__(self) -> None:
         """Raise ``UsageError`` for options that mean nothing."""
-        if self.count <= 0 or (self.count > 1 and self.count != int(self.count)):
+        if not (self.count > 0 if isinstance(self.count, int) else 0 < self.count <= 1):
             raise UsageError(f"{self.count} layers cannot be removed", "give a whole number, or a share such as 0.1")
         if self.by not in ("output", "influence"):
             raise UsageError(f"layers are not chosen by '{self.by}'", "by output or influence")
@@ -61,7 +61,7 @@ class ChooseLayers:
     def __call__(self, state: State) -> State:
         """The same model with ``layers``, and ``data["layers"]``: by sum, how much its removal turned."""
         layers = self._layers(state)
-        count = int(self.count) if self.count >= 1 else round(self.count * len(layers))
+        count = self.count if isinstance(self.count, int) else round(self.count * len(layers))
         if count > len(layers):
             raise TargetNotReachedError(
                 f"{state.model.name} has {len(layers)} layers to choose from, not {count}",

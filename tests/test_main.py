@@ -72,6 +72,12 @@ def test_an_interrupted_run_leaves_the_old_result_or_the_new_one(tmp_path, resul
     check(tmp_path, results)
 
 
+def test_results_may_lie_where_temporary_files_do(tmp_path, results):
+    command = [*PRUNE, "--ratio", "0.3"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}, check=True, capture_output=True)
+    assert state(tmp_path) == results["0.3"]
+
+
 @pytest.mark.slow
 def test_interrupted_at_sixty_moments(tmp_path, results):
     rng = random.Random(0)

@@ -120,6 +120,7 @@ def test_an_evaluation_of_the_users_own(model, tmp_path):
         ({"evaluation": "no-such-program {model}"}, "cannot be run"),
         ({"min_score": 0.5}, "needs scores"),
         ({"amounts": []}, "needs amounts"),
+        ({"fastest": True}, "found by timing"),
     ],
 )
 def test_what_makes_no_sense(model, given, says):
@@ -143,6 +144,20 @@ def test_the_command_line_writes_tables_and_a_plot(model, tmp_path):
     assert float(table[0]["macs"]) == found["points"][0]["kept"]["macs"]
     assert (folder / "pareto.svg").read_text().count("<circle") == 4
     assert "| magnitude-ratio-0.25 |" in (folder / "pareto.md").read_text()
+
+
+def test_sizes_and_latencies_are_amounts(model, tmp_path):
+    arguments = ["--target-size", "300B,60%", "--target-latency", "100%", "--target-latency-ms", "1000"]
+    options = ["--preset", "magnitude", "--round-to", "1", "--timing-seconds", "0", "--json"]
+    result = CliRunner().invoke(verbs.app, ["sweep", str(model), *arguments, *options])
+    assert result.exit_code == 0, result.exception
+    points = {p["name"]: p for p in json.loads(result.stdout)["points"]}
+    assert set(points) == {f"magnitude-{name}" for name in ("size-300", "size-0.6", "latency-1", "latency-ms-1000")}
+    assert points["magnitude-size-300"]["bytes"] <= 300
+    assert points["magnitude-size-0.6"]["bytes"] <= 0.6 * 112 * 4
+    assert "can lose a unit" in points["magnitude-latency-ms-1000"]["failure"]  # it is fast enough as it is
+    wrong = CliRunner().invoke(verbs.app, ["sweep", str(model), "--target-latency-ms", "soon"])
+    assert "no time in milliseconds" in str(wrong.exception)
 
 
 @pytest.mark.slow

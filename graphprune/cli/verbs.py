@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Unpack
 
@@ -13,7 +14,17 @@ from graphprune.cli import plan
 from graphprune.cli.flags import verb
 from graphprune.cli.terminal import Terminal, fail
 from graphprune.errors import GraphpruneError, LimitError, UsageError, VerificationError
-from graphprune.options import CutOptions, InspectOptions, PruneOptions, RunOptions, share, split
+from graphprune.options import (
+    CutOptions,
+    InspectOptions,
+    PruneOptions,
+    RunOptions,
+    asked,
+    milliseconds,
+    share,
+    size,
+    split,
+)
 
 app = typer.Typer(
     name="graphprune",
@@ -33,8 +44,6 @@ ReportPath = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]
 SHARES = "SHARE,SHARE"
-AMOUNTS = ["ratio", "target_macs", "target_params", "target_size", "target_latency", "target_latency_ms"]
-AMOUNTS += ["sparsity", "passes", "plan"]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and prove, but compile and write nothing.")]
 
 
@@ -174,6 +183,13 @@ def sweep(
         list[str], typer.Option(help="Shares of multiply-accumulates to keep.", metavar=SHARES)
     ] = [],  # noqa: B006
     target_params: Annotated[list[str], typer.Option(help="Shares of parameters to keep.", metavar=SHARES)] = [],  # noqa: B006
+    target_size: Annotated[
+        list[str], typer.Option(help="Bytes of weights to keep at most, or shares of them.", metavar="SIZE,SIZE")
+    ] = [],  # noqa: B006
+    target_latency: Annotated[
+        list[str], typer.Option(help="Shares of the latency to keep at most.", metavar=SHARES)
+    ] = [],  # noqa: B006
+    target_latency_ms: Annotated[list[str], typer.Option(help="The same in milliseconds.", metavar="MS,MS")] = [],  # noqa: B006
     preset: Annotated[list[str], typer.Option(help="How units are scored.", metavar="NAMES")] = ["obs"],  # noqa: B006
     target: Annotated[
         list[str], typer.Option(help="What to compile every point for; without it none is.", metavar="NAMES")
@@ -211,12 +227,19 @@ def sweep(
     from graphprune.sweep import sweep as run
 
     output = output or model.with_suffix(".sweep")
-    shares = {"ratio": ratio, "target_macs": target_macs, "target_params": target_params}
+    amounts: list[tuple[str, Callable[[str], float], list[str]]] = [
+        ("ratio", share, ratio),
+        ("target_macs", share, target_macs),
+        ("target_params", share, target_params),
+        ("target_size", size, target_size),
+        ("target_latency", share, target_latency),
+        ("target_latency_ms", milliseconds, target_latency_ms),
+    ]
     with terminal.progress() as announce:
         found = run(
             model,
             output,
-            amounts=[(name, share(text)) for name, texts in shares.items() for text in split(texts)],
+            amounts=[(name, read(text)) for name, read, texts in amounts for text in split(texts)],
             presets=split(preset),
             targets=split(target),
             jobs=jobs,
@@ -342,7 +365,7 @@ def _write_page(report: Any, path: Path) -> None:
 
 def _advice(report: Any, options: Any) -> list[str]:
     """What buys more, where no amount was given."""
-    if not report.groups or any(options[name] is not None for name in AMOUNTS):
+    if not report.groups or asked(options):
         return []
     said = next((note for note in report.notes if "nearly free" in note), "nothing was removed")
     more = "--target-macs 80%, --target-size 50%, --target-latency 60% or --ratio 30% prune more"

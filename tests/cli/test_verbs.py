@@ -140,6 +140,15 @@ def test_no_amount_removes_what_is_nearly_free_and_says_what_buys_more(run, tmp_
     np.testing.assert_allclose(before, after, atol=0.1 * np.abs(before).max())
 
 
+def test_a_model_too_large_to_be_calibrated_unasked_says_so(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("graphprune.presets.LARGEST_MACS", 1e3)
+    model = small(tmp_path / "m.onnx", CONVS)
+    _, out, _ = run("prune", model, "--dry-run")
+    assert "only cleaned: with 0.0 G multiply-accumulates" in out
+    assert "--target-macs 80%" in out
+    assert "only cleaned" not in run("prune", model, "--dry-run", "--ratio", "0")[1]
+
+
 def test_external_data_stays_external(run, tmp_path):
     model = tmp_path / "m.onnx"
     proto = onnx.parser.parse_model(CONVS)

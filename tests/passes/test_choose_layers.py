@@ -39,6 +39,7 @@ def test_the_smallest_go_first(by: str) -> None:
 
 def test_a_share_of_the_layers() -> None:
     assert ChooseLayers(count=0.5)(chain(1.0, 0.02, 0.7, 0.1)).layers == ("s1", "s3")
+    assert len(ChooseLayers(count=1.0)(chain(1.0, 0.02, 0.7, 0.1)).layers) == 4
 
 
 def test_what_is_measured_anew_makes_a_difference() -> None:
@@ -74,7 +75,7 @@ def test_real_inputs_are_used_where_they_are_asked_for() -> None:
     assert found != ChooseLayers()(state).data["layers"]
 
 
-@pytest.mark.parametrize("options", [{"count": 0}, {"count": 1.5}, {"by": "name"}, {"of": "network"}])
+@pytest.mark.parametrize("options", [{"count": 0}, {"count": 1.5}, {"count": -0.5}, {"by": "name"}, {"of": "network"}])
 def test_bad_options(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         ChooseLayers(**options)  # type: ignore[arg-type]
