@@ -27,11 +27,12 @@ class Budget:
         self.full = {g.name: g.size for g in groups}
         self.options = {g.name: legal[g.name].counts for g in groups}
         self._curves = {g.name: np.append(0.0, np.sort(state.scores[g.name])) for g in groups}
-        self._before = self.cost(self.full)
+        self._chosen = {name: len(units) for name, units in state.drop.items() if name not in self.full}
+        self.before = msgspec.structs.replace(self._model.at({}), channels=sum(self.full.values()))
 
     def cost(self, kept: Mapping[str, int]) -> Cost:
-        """What the model costs at these widths; of its channels, those of the groups that compete."""
-        cost = self._model.at({name: self.full[name] - count for name, count in kept.items()})
+        """What the model costs at these widths, without what is chosen already; of its channels, those that compete."""
+        cost = self._model.at({**self._chosen, **{name: self.full[name] - count for name, count in kept.items()}})
         return msgspec.structs.replace(cost, channels=sum(kept.values()))
 
     def error(self, kept: Mapping[str, int]) -> float:
@@ -45,20 +46,20 @@ class Budget:
     def use(self, kept: Mapping[str, int]) -> float:
         """Share of the budget used: up to 1 is within it."""
         if {*self._amounts.asked} == {"units"}:  # the rest of the cost takes long to count
-            return sum(kept.values()) / self._before.channels / self._amounts.units
-        return self._amounts.use(self.cost(kept), self._before)
+            return sum(kept.values()) / self.before.channels / self._amounts.units
+        return self._amounts.use(self.cost(kept), self.before)
 
     def savings(self, kept: Mapping[str, int]) -> dict[str, float]:
         """What one unit less of each group saves at these widths, in shares of the targets that are set."""
         measures = self._amounts.asked or {"macs": 1.0}
         if {*measures} == {"units"}:
-            return dict.fromkeys(kept, 1 / self._before.channels)
+            return dict.fromkeys(kept, 1 / self.before.channels)
         at = self.cost(kept)
 
         def saved(name: str) -> float:
             step = 1 if kept[name] > 1 else -1
             less = self.cost({**kept, name: kept[name] - step})
-            return step * sum(share(m, at, self._before) - share(m, less, self._before) for m in measures)
+            return step * sum(share(m, at, self.before) - share(m, less, self.before) for m in measures)
 
         return {name: saved(name) for name in kept}
 
@@ -94,7 +95,7 @@ class Budget:
         return Tradeoff(of, taken, points)
 
     def _point(self, kept: Mapping[str, int]) -> Point:
-        at, full = self.cost(kept), self._before
+        at, full = self.cost(kept), self.before
         return Point(at.macs / max(full.macs, 1), at.parameters / max(full.parameters, 1), self.error(kept))
 
     def filled(self, kept: Mapping[str, int]) -> dict[str, int]:

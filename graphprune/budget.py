@@ -172,7 +172,7 @@ def widths(
 
 
 def _counts(group: Group, multiple: int, floor: float) -> tuple[int, ...]:
-    least = max(1, ceil(floor * group.size))
+    least = max(group.least, ceil(floor * group.size))
     per_unit = {group.per_unit(dim) for dim in group.labels}
     return tuple(n for n in range(least, group.size + 1) if all(n * p % multiple == 0 for p in per_unit))
 

@@ -7,7 +7,7 @@ Wang et al. 2024, "Structurally Prune Anything", with positions in place of laye
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 import networkx as nx
 import numpy as np
@@ -18,7 +18,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.model import Model
 from graphprune.model.surgeon import is_standard
-from graphprune.rules import Call, Choice, Dim, Operand, Pin, Rule, Tie, known, never
+from graphprune.rules import Call, Choice, Dim, Operand, Pin, Routing, Rule, Tie, known, never
 
 # Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
 _CUTTABLE_KINDS = "fiub"
@@ -110,6 +110,64 @@ def zero_points(model: Model, rules: Mapping[str, Rule] | None = None) -> dict[s
     return {name: values.pop() for name, values in found.items() if len(values) == 1}
 
 
+def routings(model: Model, rules: Mapping[str, Rule] | None = None) -> Iterator[tuple[gs.Node, Dim, Routing]]:
+    """Every node that shares out or chooses along an axis from which positions can be absent, with that axis."""
+    for node, call in calls(model):
+        rule = rule_of(node, rules)
+        routing = rule.routes(call) if rule and call else None
+        if routing is not None and not isinstance(node.inputs[routing.input], gs.Constant):
+            yield node, Dim(node.inputs[routing.input].name, routing.axis), routing
+
+
+# What makes whole numbers from whole numbers and moves them only.
+_MOVES_NUMBERS = frozenset(["Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
+
+
+def _numbered(
+    model: Model, called: Mapping[int, Call | None], rules: Mapping[str, Rule] | None
+) -> tuple[dict[str, Dim], dict[str, str]]:
+    """Where the positions that nodes choose are known to.
+
+    Args:
+        model: the model.
+        called: the view for rules of every node, by its id.
+        rules: the table.
+
+    Returns:
+        By tensor of whole numbers, the axis whose positions they are; and by tensor in which a node writes such
+        numbers, the name of a reader that makes something else of them, so that they cannot be others.
+    """
+    found: dict[str, Dim] = {}
+    strangers: dict[str, str] = {}
+    for node, dim, routing in routings(model, rules):
+        if routing.numbers is None or routing.numbers >= len(node.outputs):
+            continue
+        made = node.outputs[routing.numbers]
+        size = model.shapes[dim.tensor][dim.axis]
+        same = [made]  # grows: the numbers, and the same in another shape or type
+        stranger = ""
+        for tensor in same:
+            if tensor.name in model.outputs:
+                stranger = tensor.name
+            for reader in tensor.outputs:
+                if is_standard(reader) and reader.op == "Shape":
+                    continue
+                if is_standard(reader) and reader.op in _MOVES_NUMBERS and reader.inputs[0] is tensor:
+                    same.extend(reader.outputs)
+                    continue
+                rule, call = rule_of(reader, rules), called.get(id(reader))
+                counting = rule.counts(call) if rule and call else None
+                places = [k for k, t in enumerate(reader.inputs) if t is tensor]
+                lengths = {model.shapes[d.tensor][d.axis] for d in counting.axes} if counting else set()
+                if counting is None or places != [counting.numbers] or lengths != {size}:
+                    stranger = node_name(reader)
+        if stranger:
+            strangers[made.name] = stranger
+        else:
+            found |= dict.fromkeys((tensor.name for tensor in same), dim)
+    return found, strangers
+
+
 def _left_out(model: Model, node: gs.Node) -> set[str]:
     """Outputs behind the first that nobody reads: they are as good as omitted."""
     return {tensor.name for tensor in node.outputs[1:] if not model.reads(tensor)}
@@ -136,7 +194,8 @@ def couple(
     """The dependency graph: axes (with ``size``, ``pins``, ``inexact``) joined by ties (edge attribute ``tie``).
 
     A pin is (node, operator, reason, positions), positions being ``None`` for the whole axis. With ``inexact``, pins
-    that say so only mark their axis. The choices that rules leave are not in the graph yet: ``settle`` takes them.
+    that say so only mark their axis. An axis that something is shared out along, or chosen from, says in ``least`` how
+    many positions have to stay. The choices that rules leave are not in the graph yet: ``settle`` takes them.
     """
     graph = nx.MultiGraph()
     choices: list[Open] = []
@@ -144,7 +203,7 @@ def couple(
     for name, shape in model.shapes.items():
         for axis, size in enumerate(shape):
             if size is not None and name not in unread:
-                graph.add_node(Dim(name, axis), size=size, pins=[], inexact=False)
+                graph.add_node(Dim(name, axis), size=size, pins=[], inexact=False, least=0)
 
     def pin(dim: Dim, node: str, op: str, why: str, at: np.ndarray | None = None) -> None:
         if dim in graph and graph.nodes[dim]["size"] > 1:
@@ -168,11 +227,18 @@ def couple(
             pin_tensor(name, name, "", f"stored as {kind}, which is not cut")
 
     silent = _Silence(model, rules)
-    for node, call in calls(model):
+    called = list(calls(model))
+    numbers, strangers = _numbered(model, {id(node): call for node, call in called}, rules)
+    for node, call in called:
         rule = rule_of(node, rules)
         name, op = node_name(node), operator(node)
         try:
             said_of = list(rule.ties(call)) if rule and call else []
+            routing, counting = (rule.routes(call), rule.counts(call)) if rule and call else (None, None)
+            if counting and (chosen_from := numbers.get(node.inputs[counting.numbers].name)) is not None:
+                axes = [chosen_from, *counting.axes]
+                every = np.arange(model.shapes[chosen_from.tensor][chosen_from.axis])  # type: ignore[arg-type]
+                said_of += [Tie(a, b, every, every) for a, b in pairwise(axes)]
             _check(said_of, model)
             why = f"no rule for operator {op}" if rule is None else rule.why
             why = why or f"a shape at {op} is unknown before run time"
@@ -204,6 +270,18 @@ def couple(
                     for dim, at in ((one.a, one.at_a), (one.b, one.at_b)):
                         pin(dim, name, op, "summed over, and not zero for certain once its weights are", at[missed])
         silent.follow(rule, call, ties)
+        if routing is not None:
+            routed = call.inputs[routing.input].dim(routing.axis)  # type: ignore[union-attr]
+            stranger = strangers.get(node.outputs[routing.numbers].name) if routing.numbers is not None else None
+            if stranger:
+                pin(routed, name, op, f"{op} chooses from it, and {stranger} makes something else of the choice")
+            else:
+                least = 1 if routing.clipped else max(1, routing.chosen)
+                graph.nodes[routed]["least"] = max(least, graph.nodes[routed]["least"])
+                silent.absent(routed, call, ties)
+        if counting is not None and (counting.empty or len(counting.axes) > 1):
+            *before, last = counting.axes
+            silent[last] = np.ones_like(silent[last]) if counting.empty else silent[before[0]]
         results = {o.name for o in call.outputs if o is not None}
         for operand in call.present:
             for axis in range(operand.rank):
@@ -275,6 +353,15 @@ class _Silence(dict[Dim, np.ndarray]):
                         met[y][1][k, at_y[~self[x][at_x]]] = True
         for y, (tied, loud) in met.items():
             self[y] = rule.silence(call, tied & ~loud)
+
+    def absent(self, routed: Dim, call: Call, ties: Sequence[Tie]) -> None:
+        """Note that results are zero wherever their position is absent from an axis that is shared out."""
+        results = {o.name for o in call.outputs if o is not None}
+        for tie in ties:
+            for here, there, at in ((tie.a, tie.b, tie.at_b), (tie.b, tie.a, tie.at_a)):
+                if here == routed and there.tensor in results:
+                    self[there] = self[there].copy()
+                    self[there][at] = True
 
 
 def clusters(graph: nx.MultiGraph, choices: Sequence[Open]) -> list[tuple[nx.MultiGraph, list[Open]]]:

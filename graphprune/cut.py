@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.coupling import calls, rule_of, zero_points
+from graphprune.coupling import calls, routings, rule_of, zero_points
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.model.weights import change
-from graphprune.rules import Dim, Operand, Rule
+from graphprune.rules import Dim, Operand, Routing, Rule
 
 Drop = Mapping[str, np.ndarray]
 """Group name → the units to remove, int64 [removed]."""
@@ -83,7 +84,8 @@ def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -
     """The law's other side: the same model with the slices of every parameter silenced instead of removed.
 
     Silence is 0, or the neutral value the operator's rule names where 0 would divide by zero; of a quantised weight,
-    what stands for 0. Other constants of whole numbers are indices and sizes, not parameters, and stay.
+    what stands for 0. Other constants of whole numbers are indices and sizes, not parameters, and stay. Where something
+    is shared out or chosen by logits, those of what goes are minus infinity: it gets nothing, and is never chosen.
     """
     result = model.copy()
     zeros = zero_points(model, rules)
@@ -98,7 +100,23 @@ def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -
         constant = constants.get(dim.tensor)
         if constant is not None and (constant.dtype.kind == "f" or dim.tensor in zeros):
             change(constant, partial(_silenced, mask, dim.axis, neutral.get(dim.tensor, 0.0)), tuple(constant.shape))
-    return result
+    copies = {id(old): new for old, new in zip(model.graph.nodes, result.graph.nodes, strict=True)}
+    for node, dim, routing in routings(model, rules):
+        if dim in going:
+            _mask(result.graph, copies[id(node)], routing, going[dim], model)
+    return replace(result)  # with the masks among its constants
+
+
+def _mask(graph: gs.Graph, node: gs.Node, routing: Routing, mask: np.ndarray, model: Model) -> None:
+    """Let a node find minus infinity at the positions of ``mask``, along the axis that it chooses from."""
+    logits = node.inputs[routing.input]
+    shape = [1] * len(model.shapes[logits.name])
+    shape[routing.axis] = len(mask)
+    name = f"{node.outputs[0].name}:{logits.name}"
+    gone = gs.Constant(f"{name}:gone", mask.reshape(shape))
+    never = gs.Constant(f"{name}:never", np.array(-np.inf, model.dtypes.get(logits.name, np.dtype(np.float32))))
+    node.inputs[routing.input] = masked = gs.Variable(f"{name}:masked")
+    _insert(graph, node, [gs.Node("Where", masked.name, inputs=[gone, never, logits], outputs=[masked])])
 
 
 def _without(mask: np.ndarray, axis: int, rows: np.ndarray, at: slice) -> np.ndarray:

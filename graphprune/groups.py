@@ -46,6 +46,8 @@ class Group:
         labels: for every axis touched, int64 [axis size]: the unit a position belongs to, -1 for none of this group.
         weights: the touched axes that belong to floating-point constants.
         inexact: whether cutting a unit changes more than zeroing it would, so that the law cannot prove it.
+        routed: whether something is shared out among the units or chosen from them, as among the experts of a mixture.
+        least: how many units have to stay.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Group:
     labels: Mapping[Dim, np.ndarray]
     weights: tuple[Dim, ...]
     inexact: bool = False
+    routed: bool = False
+    least: int = 1
 
     def per_unit(self, dim: Dim) -> int:
         """How many positions of ``dim`` one unit owns."""
@@ -136,7 +140,7 @@ def _freed(model: Model, dependencies: Dependencies) -> tuple[int, int, int]:
 
     An attention head goes before a part of every head's product of queries and keys.
     """
-    groups = dependencies.groups
+    groups = [group for group in dependencies.groups if not group.routed]
     weights = {dim.tensor for group in groups for dim in group.weights}
     cut = {dim for group in groups for dim in group.labels}
     ties: Iterator[Tie] = (data["tie"] for *_, data in dependencies.graph.edges(data=True))
@@ -246,7 +250,11 @@ def _groups(
             if weights:
                 weights.sort(key=lambda d: (reads[d.tensor], d.axis))
                 inexact = any(graph.nodes[d]["inexact"] for d in labels)
-                found.append(Group(str(weights[0]), len(members), labels, tuple(weights), inexact))
+                least = max(graph.nodes[d]["least"] for d in labels)
+                if least >= len(members):
+                    continue
+                name = str(weights[0])
+                found.append(Group(name, len(members), labels, tuple(weights), inexact, least > 0, max(1, least)))
     found.sort(
         key=lambda g: (reads[g.weights[0].tensor], g.weights[0].axis, int(np.argmax(g.labels[g.weights[0]] >= 0)))
     )

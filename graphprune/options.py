@@ -255,6 +255,16 @@ class PruneOptions(CutOptions, total=False):
     remove_caches: Annotated[
         bool, Option(False, "Take keys and values of removed layers out of the interface.", kind=bool)
     ]
+    remove_experts: Annotated[
+        float | None,
+        Option(
+            None,
+            "How many experts to remove from every mixture of them, or which share, e.g. 2 or 25%; their routers share"
+            " out among the others.",
+            "N",
+            read=count,
+        ),
+    ]
 
     ratio: Annotated[
         float | None,
@@ -296,7 +306,7 @@ class PruneOptions(CutOptions, total=False):
 # Which of them say what to remove.
 AMOUNTS = (
     *("ratio", "target_macs", "target_params", "target_size", "target_latency", "target_latency_ms"),
-    *("sparsity", "remove_layers", "passes", "plan"),
+    *("sparsity", "remove_layers", "remove_experts", "passes", "plan"),
 )
 
 

@@ -44,7 +44,7 @@ PRESETS = {
     "obs": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",
     "spare": f"{BEFORE}, fold_batchnorm, calibrate(count=8, {{sampled}}), obs(damp=0.0001, most=0.01), {{choice}}, "
     f"cut(needed=False), reconstruct(damp=0.0001), {AFTER}",
-    "sparse": f"{CALIBRATED}, {{sparsify}}repair, {AFTER}",
+    "sparse": f"{CALIBRATED}, {{experts}}{{sparsify}}repair, {AFTER}",
     "magnitude": f"{BEFORE}, magnitude(power=2), {{choice}}, cut, {AFTER}",
     "l1": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",
     "slimming": f"{BEFORE}, batchnorm_scale, {{choice}}, cut, {AFTER}",
@@ -55,7 +55,7 @@ PRESETS = {
     "layer_adaptive": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",
     "random": f"{BEFORE}, random_score(seed={{seed}}), {{choice}}, cut, {AFTER}",
     "slice": f"{BEFORE}, fold_norms, rotate({{sampled}}), {{choice}}, cut, {AFTER}",
-    "clean": f"{BEFORE}, {AFTER}",
+    "clean": f"{BEFORE}, {{experts}}{AFTER}",
 }
 # The pass that meets a target, where it is not ``choose``.
 CHOICES = {"obs": "allocate", "layer_adaptive": "layer_adaptive", "pq_index": "pq_index"}
@@ -189,9 +189,9 @@ def run(
         cut: Gone = {}
         branches: tuple[Branch, ...] = ()
         if state.model is not before.model:
-            cut = gone(before.groups, before.drop) if before.drop and not state.drop else {}
+            cut = gone(before.prunable, before.drop) if before.drop and not state.drop else {}
             branches = tuple(named(before.model, before.layers)) if before.layers and not state.layers else ()
-            inexact = any(g.inexact and len(before.drop.get(g.name, ())) for g in before.groups) if cut else False
+            inexact = any(g.inexact and len(before.drop.get(g.name, ())) for g in before.prunable) if cut else False
             silent = _silent(step, before, cut, branches)
             agreement, layers = prove(step, before.model, state.model, cut, silent, bounded=not inexact)
         prepares = getattr(step.run, "prepares", False)

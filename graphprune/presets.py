@@ -32,8 +32,8 @@ def check(options: PruneOptions) -> None:
     target = next(iter(targets_of(options).values()), None)
     ways = {"ratio": options["ratio"], "target": target, "passes": options["passes"], "plan": options["plan"]}
     given = [name for name, way in ways.items() if way is not None]
-    for name, value in (("sparsity", options["sparsity"]), ("remove_layers", options["remove_layers"])):
-        given += [name] * (value is not None and bool({"passes", "plan"} & {*given}))
+    for name in ("sparsity", "remove_layers", "remove_experts"):
+        given += [name] * (options[name] is not None and bool({"passes", "plan"} & {*given}))
     if None not in (options["target_latency"], options["target_latency_ms"]):
         given = ["target_latency", "target_latency_ms"]
     if len(given) > 1:
@@ -62,7 +62,7 @@ def replay(plan: Plan, original: Model) -> list[Step]:
     """The passes of a plan, and its removals."""
 
     def choose(state: State) -> State:
-        groups = traced(original, state.model, state.groups)
+        groups = traced(original, state.model, state.prunable)
         return replace(state, drop=plans.as_drop(plan, original, groups))
 
     cut = [Step("replay plan", choose), *parse("cut")] if plan.removals or not plan.layers else []
@@ -92,6 +92,7 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> s
     preset, ratio, multiple, sparsity = options["preset"], options["ratio"], options["round_to"], options["sparsity"]
     if not ratio and not shares:
         preset = "sparse" if sparsity else "spare" if spares(options) and not too_large(model) else "clean"
+    experts = _experts(options) if options["remove_experts"] else ""
     if ratio is not None:
         choice = f"uniform(ratio={ratio}, multiple={multiple})"
     elif preset == "spare":
@@ -106,12 +107,13 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> s
         PRESETS[preset]
         .replace(BEFORE, f"{BEFORE}{{layers}}", 1)
         .format(
-            choice=choice,
+            choice=f"{experts}, {choice}" if experts else choice,
             sparsify=sparsify,
             seed=options["seed"],
             sampled=_spelled(options),
             calibration=_spelled(options, effort=options["effort"] or None, vocabulary=options["vocab"]),
             layers=_layers(options) if options["remove_layers"] else "",
+            experts=f"{experts}, cut, " if experts else "",
         )
     )
 
@@ -133,3 +135,8 @@ def _layers(options: PruneOptions) -> str:
     """The passes that remove layers, before anything is calibrated."""
     choice = f", choose_layers(count={options['remove_layers']}, {_spelled(options)}), remove_layers"
     return choice + "(caches='remove')" * options["remove_caches"]
+
+
+def _experts(options: PruneOptions) -> str:
+    """The pass that chooses experts, which the cut then takes with what else is chosen."""
+    return f"choose_experts(count={options['remove_experts']}, {_spelled(options)})"

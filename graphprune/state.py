@@ -51,9 +51,19 @@ class State:
         return known[self.inexact]
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """The groups that may be pruned: all found, less what the user left out."""
+    def prunable(self) -> tuple[Group, ...]:
+        """All groups found, less what the user left out."""
         return tuple(g for g in self.dependencies.groups if self.selects(g))
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that may be pruned by what zeroing their units does: without those of experts."""
+        return tuple(g for g in self.prunable if not g.routed)
+
+    @cached_property
+    def experts(self) -> tuple[Group, ...]:
+        """The groups of units among which something is shared out or chosen, so that what goes leaves its share."""
+        return tuple(g for g in self.prunable if g.routed)
 
     def selects(self, group: Group) -> bool:
         """Whether ``include`` and ``exclude`` let a group be pruned."""

@@ -27,7 +27,7 @@ class Allocate(Target):
             return state
         least = {name: counts[0] for name, counts in budget.options.items()}
         if budget.use(least) > 1:
-            raise self.unreachable(budget.cost(least), budget.cost(budget.full))
+            raise self.unreachable(budget.cost(least), budget.before)
         best, around = least, least
         savings = budget.savings(budget.full)
         for _ in range(ROUNDS):

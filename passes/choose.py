@@ -25,19 +25,20 @@ class Choose(Target):
         owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
         scores = np.concatenate([np.zeros(0), *(state.scores[g.name] for g in groups)])
         ranked = owner[np.argsort(scores, kind="stable")]
+        chosen = {name: len(units) for name, units in state.drop.items()}
 
         def kept(prefix: int) -> dict[str, int]:
             counts = np.bincount(ranked[:prefix], minlength=len(groups))
             return {g.name: legal[g.name].at_least(g.size - int(n)) for g, n in zip(groups, counts, strict=True)}
 
-        def at(left: Mapping[str, int]) -> Cost:
-            found = cost.at({g.name: g.size - left[g.name] for g in groups})
+        def at(left: Mapping[str, int], others: Mapping[str, int]) -> Cost:
+            found = cost.at({**others, **{g.name: g.size - left[g.name] for g in groups}})
             return msgspec.structs.replace(found, channels=sum(left.values()))
 
         def after(prefix: int) -> Cost:
-            return at(kept(prefix))
+            return at(kept(prefix), chosen)
 
-        before = at({g.name: g.size for g in groups})
+        before = at({g.name: g.size for g in groups}, {})
         if self.use(after(len(ranked)), before) > 1:
             raise self.unreachable(after(len(ranked)), before)
         if not self.asked:

@@ -23,12 +23,12 @@ class Cut:
 
     def __call__(self, state: State) -> State:
         """A state with the smaller model; its scores and choice belong to the old one and are dropped."""
-        if not state.groups and self.needed:
+        if not state.groups and not state.drop and self.needed:
             raise NothingToPruneError(
                 f"{state.model.name} has nothing to prune: every axis is pinned",
                 "`graphprune inspect` says by which node and why; --include and --exclude also narrow the choice",
             )
-        going = gone(state.groups, state.drop)
+        going = gone(state.prunable, state.drop)
         if not going:
             return replace(state, scores={}, drop={})
         return replace(state, model=cut(state.model, going), scores={}, drop={}, data={**state.data, "cut": going})

@@ -29,13 +29,13 @@ class LayerAdaptive(Target):
     rounds: int = 4
 
     def __call__(self, state: State) -> State:
-        """Set ``drop`` and ``data["tradeoff"]``; raises ``TargetNotReachedError`` when the floors leave too much."""
+        """Add to ``drop``, set ``data["tradeoff"]``; raises ``TargetNotReachedError`` when floors leave too much."""
         budget = Budget(state, self)
         if budget.use(budget.full) <= 1:
-            return replace(state, drop={})
+            return state
         best = {name: counts[0] for name, counts in budget.options.items()}
         if budget.use(best) > 1:
-            raise self.unreachable(budget.cost(best), budget.cost(budget.full))
+            raise self.unreachable(budget.cost(best), budget.before)
         around, limit = budget.full, 1.0
         savings = budget.savings(budget.full)
         for _ in range(self.rounds):
@@ -51,7 +51,7 @@ class LayerAdaptive(Target):
             nearby = budget.savings(around)
             savings = {name: (savings[name] + nearby[name]) / 2 for name in savings}
         data = {**state.data, "tradeoff": budget.tradeoff(best, savings)}
-        return replace(state, drop=weakest(state.scores, best), data=data)
+        return replace(state, drop={**state.drop, **weakest(state.scores, best)}, data=data)
 
     def _table(self, budget: Budget, savings: Mapping[str, float], limit: float) -> dict[str, int]:
         """The widths of least error whose units, each at what it saves, cost at most ``limit``."""

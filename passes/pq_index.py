@@ -35,13 +35,13 @@ class PqIndex(Target):
             raise UsageError(f"norms of {self.p} and {self.q} make no PQ index", "pq_index(p=0.5, q=1.0)")
 
     def __call__(self, state: State) -> State:
-        """Set ``drop``; raises ``TargetNotReachedError`` when the floors and widths leave too much."""
+        """Add to ``drop``; raises ``TargetNotReachedError`` when the floors and widths leave too much."""
         groups = [g for g in state.groups if g.name in state.scores]
         legal = widths(state.dependencies, groups, self.multiple, self.floor)
         cost = CostModel(state.model, state.dependencies.groups, self.times(state.data))
         before = cost.at()
         if not self.asked:
-            return replace(state, drop={})
+            return state
         shares = {g.name: self.spread(state.scores[g.name]) for g in groups}
 
         def kept(scale: float) -> dict[str, int]:
@@ -56,7 +56,7 @@ class PqIndex(Target):
         for _ in range(50):
             middle = (low + high) / 2
             low, high = (middle, high) if use(middle) <= 1 else (low, middle)
-        return replace(state, drop=weakest(state.scores, kept(low)))
+        return replace(state, drop={**state.drop, **weakest(state.scores, kept(low))})
 
     def spread(self, scores: np.ndarray) -> float:
         """(1 − index)^(pq / (q − p)): the share of units a group keeps, up to the scale that all have in common."""

@@ -71,9 +71,9 @@ def brief(group: Group) -> str:
 
 
 def halves(groups: Iterable[Group], seed: int = 0, share: float = 0.5) -> dict[str, np.ndarray]:
-    """A random choice of units to drop: ``share`` of each group, at least one unit, never all."""
+    """A random choice of units to drop: ``share`` of each group, at least one unit, never too many."""
     rng = np.random.default_rng(seed)
-    return {g.name: rng.permutation(g.size)[: min(g.size - 1, max(1, round(share * g.size)))] for g in groups}
+    return {g.name: rng.permutation(g.size)[: min(g.size - g.least, max(1, round(share * g.size)))] for g in groups}
 
 
 def agree(model: Model, groups: Iterable[Group], drop: Drop, seed: int = 0) -> Agreement:

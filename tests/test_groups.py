@@ -76,11 +76,11 @@ def test_a_single_unit_is_no_choice() -> None:
 
 
 def test_reasons_name_the_node_and_the_axis_it_is_about() -> None:
-    proto = net("t = Conv(x, a)\nu = Softmax<axis=1>(t)\ny = Conv(u, b)", **CHAIN)
+    proto = net("t = Conv(x, a)\nu = Hardmax<axis=1>(t)\ny = Conv(u, b)", **CHAIN)
     proto.graph.node[1].name = "attention"
     found = {str(p.dim): p for p in analyse(load(proto)).pinned}
     pinned = found["a[0]"]
-    assert (pinned.node, pinned.op, pinned.why, str(pinned.via)) == ("attention", "Softmax", "normalised over", "t[1]")
+    assert (pinned.node, pinned.op, pinned.why, str(pinned.via)) == ("attention", "Hardmax", "normalised over", "t[1]")
     assert pinned.size == 6
     assert found["a[1]"].why == "graph input"
     assert found["b[0]"].why == "graph output"

@@ -59,7 +59,8 @@ def test_parse() -> None:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_parse(preset: str) -> None:
-    assert parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", sampled="", seed=0))
+    blanks = dict.fromkeys(["sparsify", "calibration", "sampled", "experts"], "")
+    assert parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", **blanks, seed=0))
     assert parse(f"{BEFORE}, {AFTER}")
 
 

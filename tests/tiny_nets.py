@@ -29,6 +29,7 @@ from tests.rules import (
     test_quantized,
     test_recurrent,
     test_reduction,
+    test_routing,
     test_shaping,
     test_spatial,
 )
@@ -47,6 +48,7 @@ DOMAINS = [
     test_quantized,
     test_recurrent,
     test_reduction,
+    test_routing,
     test_shaping,
     test_spatial,
 ]

@@ -104,7 +104,7 @@ def groups(report: Report) -> RichTable:
     """Every group with its units and how many axes move together."""
     table = _table("group", "units", "coupled axes")
     for group in report.groups:
-        name = visible(group.name) + " (inexact)" * group.inexact
+        name = visible(group.name) + " (experts)" * group.experts + " (inexact)" * group.inexact
         table.add_row(name, f"{group.units:,}", str(len(group.axes)))
     return table
 

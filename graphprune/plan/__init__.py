@@ -101,7 +101,7 @@ def from_records(model: Model, records: Iterable[Record], inexact: bool = False)
             if removals:
                 raise UsageError("a pipeline with two cuts has no single plan", "run it as two pipelines")
             state = record.before
-            removals = removals_of(model, state.drop, traced(model, state.model, state.groups))
+            removals = removals_of(model, state.drop, traced(model, state.model, state.prunable))
         elif record.agreement is not None or record.prepares:
             (after if removals else before).append(record.text)
     return Plan(VERSION, model.name, model.chosen_shapes, before, removals, after, inexact, layers)
@@ -182,8 +182,11 @@ def as_drop(plan: Plan, original: Model, groups: Iterable[Group]) -> Drop:
             if dim in wanted:
                 units = labels[np.asarray(wanted[dim].removed, np.int64)]
                 going[units[units >= 0]] = True
-        if going.all():
-            raise UsageError(f"the plan removes all of {group.name}", "leave at least one of its positions")
+        if (left := int((~going).sum())) < group.least:
+            raise UsageError(
+                f"the plan removes all of {group.name}" if not left else f"the plan leaves only {left} of {group.name}",
+                "leave at least one of its positions" if group.least == 1 else f"{group.least} are chosen at a time",
+            )
         if going.any():
             drop[group.name] = np.flatnonzero(going)
     complete = {removal.dim: removal for removal in removals_of(original, drop, groups)}

@@ -92,7 +92,7 @@ def _on(original: Model, first: Plan, second: Plan, stacked: bool) -> list[Remov
     state = State(original, layers=tuple(layers))
     for step in parse(", ".join(_interleave(first.before, second.before))):
         state = step.run(state)
-    groups = traced(original, state.model, state.groups)
+    groups = traced(original, state.model, state.prunable)
     if not stacked:
         both = msgspec.structs.replace(first, removals=_union(first.removals, second.removals))
         return removals_of(original, as_drop(both, original, groups), groups)
@@ -110,8 +110,10 @@ def _on(original: Model, first: Plan, second: Plan, stacked: bool) -> list[Remov
                 drop.setdefault(group.name, set()).update(units[units >= 0].tolist())
     chosen = {name: np.array(sorted(units)) for name, units in drop.items() if units}
     for group in groups:
-        if len(chosen.get(group.name, ())) == group.size:
-            raise UsageError(f"together the plans remove all of {group.name}", "leave at least one of its positions")
+        if group.size - len(chosen.get(group.name, ())) < group.least:
+            raise UsageError(
+                f"together the plans remove too much of {group.name}", f"leave at least {group.least} of its positions"
+            )
     return removals_of(original, chosen, groups)
 
 

@@ -102,6 +102,7 @@ class GroupReport(msgspec.Struct, frozen=True):
         members: every operator they pass, in graph order.
         inexact: whether cutting it is measured, not proved.
         curve: legal widths and the error predicted at each, the narrowest first; empty where not asked for.
+        experts: whether they are experts, which only ``--remove-experts`` removes.
     """
 
     name: str
@@ -111,6 +112,7 @@ class GroupReport(msgspec.Struct, frozen=True):
     members: list[Member] = []
     inexact: bool = False
     curve: list[tuple[int, float]] = []
+    experts: bool = False
 
 
 class LayerReport(msgspec.Struct, frozen=True):
@@ -275,6 +277,7 @@ def build(
                 [str(d) for d in g.labels],
                 _members(g, analysed.model, neighbours),
                 g.inexact,
+                experts=g.routed,
             )
             for g in dependencies.groups
         ],

@@ -31,7 +31,7 @@ from graphprune.rules import (
     shaping,
     spatial,
 )
-from graphprune.rules.base import Call, Choice, Dim, Kept, Operand, Pin, Rule, Tie, Ties, never, tie
+from graphprune.rules.base import Call, Choice, Counting, Dim, Kept, Operand, Pin, Routing, Rule, Tie, Ties, never, tie
 from graphprune.rules.layer import Layer
 
 RULES: dict[str, Rule] = {
@@ -75,11 +75,13 @@ __all__ = [
     "RULES",
     "Call",
     "Choice",
+    "Counting",
     "Dim",
     "Kept",
     "Layer",
     "Operand",
     "Pin",
+    "Routing",
     "Rule",
     "Tie",
     "Ties",

@@ -61,6 +61,38 @@ class Pin:
     inexact: bool = False
 
 
+class Routing(NamedTuple):
+    """An axis along which an operator shares out or chooses: a position is absent there when it holds minus infinity.
+
+    Attributes:
+        input: the operand that holds the logits.
+        axis: of that operand, counted from the front.
+        chosen: how many positions are chosen; 0 where all get a share.
+        numbers: the output that says which were chosen, by their positions, if there is one.
+        clipped: whether fewer may be left than are chosen.
+    """
+
+    input: int
+    axis: int
+    chosen: int = 0
+    numbers: int | None = None
+    clipped: bool = False
+
+
+class Counting(NamedTuple):
+    """Axes counted on by the numbers in an input: where those come from a choice, the axes go with what is chosen from.
+
+    Attributes:
+        numbers: the input of whole numbers.
+        axes: which axes of operands they count on.
+        empty: of the last of these axes, whether it is zero at positions that no number names.
+    """
+
+    numbers: int
+    axes: tuple[Dim, ...]
+    empty: bool = False
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Choice:
     """Ties of which one option is to be taken: each is sound as long as the axes only the others mention stay whole.
@@ -166,6 +198,14 @@ def _no_layer(call: Call) -> Layer | None:
     return None
 
 
+def _no_routing(call: Call) -> Routing | None:
+    return None
+
+
+def _no_counting(call: Call) -> Counting | None:
+    return None
+
+
 Silence = Callable[[Call, Sequence[np.ndarray]], np.ndarray]
 """For an output axis: whether each position is silent, given for each input which positions are zero by it.
 
@@ -223,6 +263,8 @@ class Rule:
         sizes: the input that is a list of sizes, as ``Call.sizes`` has them, where there is one.
         why: the reason to give for axes that the ties do not mention, where it is not the usual one.
         silence: where the outputs are silent.
+        routes: along what it shares out or chooses, where a position can be absent from that; its ties speak of it.
+        counts: what the numbers in an input count on; its ties do not speak of these axes.
     """
 
     ties: Callable[[Call], Ties]
@@ -234,6 +276,8 @@ class Rule:
     sizes: int | None = None
     why: str = ""
     silence: Silence = never
+    routes: Callable[[Call], Routing | None] = _no_routing
+    counts: Callable[[Call], Counting | None] = _no_counting
 
 
 def tie(

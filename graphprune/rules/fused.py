@@ -15,6 +15,7 @@ from graphprune.rules.base import (
     Kept,
     Operand,
     Pin,
+    Routing,
     Rule,
     Ties,
     affine,
@@ -172,7 +173,7 @@ def _embedded_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node]
 
 
 def _experts_ties(call: Call) -> Ties:
-    """A neuron of an expert goes in all of them; an expert that is zero still takes its share of the routing."""
+    """A neuron of an expert goes in all of them; an expert takes its logit along."""
     router, up, down = call.inputs[1], call.inputs[2], call.inputs[4]
     assert router is not None
     assert up is not None
@@ -191,13 +192,30 @@ def _experts_ties(call: Call) -> Ties:
     for index in range(2, 8):
         if (operand := call.input(index)) is not None:
             yield tie(operand, 0, router, 1)
-    yield Pin(router.dim(1), "routed among", inexact=True)
+    if _experts_routing(call) is None:
+        yield Pin(router.dim(1), "routed among by a mixer that looks at them one after another")
+
+
+def _experts_routing(call: Call) -> Routing | None:
+    """The k greatest logits are chosen, and share out by a softmax."""
+    if call.attrs.get("use_sparse_mixer", 0):
+        return None
+    return Routing(1, 1, int(call.attrs.get("k", 1)), clipped=True)
+
+
+def _experts_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    """No more can be chosen than are left."""
+    router = call.inputs[1]
+    assert router is not None
+    node.attrs["k"] = min(int(call.attrs.get("k", 1)), len(kept(router, 1)))
 
 
 def _experts_macs(call: Call) -> int:
     """Every row goes through as many experts as it is routed to."""
     weights = (call.input(k) for k in (2, 4, 6))
-    rows = prod(call.x.shape[:-1]) * int(call.attrs.get("k", 1))
+    router = call.inputs[1]
+    assert router is not None
+    rows = prod(call.x.shape[:-1]) * min(int(call.attrs.get("k", 1)), router.shape[1])
     return rows * sum(prod(weight.shape[1:]) for weight in weights if weight is not None)
 
 
@@ -218,7 +236,7 @@ RULES = {
         "FusedGemm": replace(_GEMM, layer=lambda call: None, silence=_gemm_silence),
         "FusedMatMul": Rule(_matmul_ties, macs=_matmul_macs, silence=some),
         "Gelu": _UNARY,
-        "MoE": Rule(_experts_ties, macs=_experts_macs, silence=never),
+        "MoE": Rule(_experts_ties, _experts_repair, _experts_macs, silence=never, routes=_experts_routing),
         "QuickGelu": _UNARY,
         "SkipLayerNormalization": Rule(_skip_norm_ties, _skip_norm_repair, silence=_sum_silence),
         "SkipSimplifiedLayerNormalization": Rule(_skip_rms_norm_ties, _skip_rms_norm_repair, silence=_sum_silence),

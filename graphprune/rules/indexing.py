@@ -1,13 +1,15 @@
 """Operators that pick or place elements by index: the axes counted on stay, the others pass through.
 
-An update that is zero still overwrites, so the axes along which updates are counted stay as well.
+An update that is zero still overwrites, so the axes along which updates are counted stay as well. Where the indices are
+what a router has chosen, the axis counted on goes with what was chosen from.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from graphprune.rules.base import Call, Operand, Rule, Ties, normal_axis, tie
+from graphprune.rules.base import Call, Counting, Kept, Operand, Rule, Ties, first, normal_axis, tie
 
 
 def _second(call: Call) -> Operand:
@@ -29,6 +31,37 @@ def _gather_elements_ties(call: Call) -> Ties:
         yield tie(indices, axis, call.y, axis)
         if axis != at:
             yield from _prefix(indices, call.x, axis)
+
+
+def _gather_elements_counting(call: Call) -> Counting:
+    return Counting(1, (call.x.dim(call.attrs.get("axis", 0)),))
+
+
+def _scatter_elements_counting(call: Call) -> Counting:
+    axis = call.attrs.get("axis", 0)
+    return Counting(1, (call.x.dim(axis), call.y.dim(axis)))
+
+
+def _gather_nd_counting(call: Call) -> Counting | None:
+    """Tuples of a single number count on the first axis."""
+    single = _second(call).shape[-1] == 1 and not call.attrs.get("batch_dims", 0)
+    return Counting(1, (call.x.dim(0),)) if single else None
+
+
+def _one_hot_counting(call: Call) -> Counting:
+    values = call.input(2)
+    assert values is not None
+    at = normal_axis(call.attrs.get("axis", -1), call.y.rank)
+    return Counting(0, (call.y.dim(at),), empty=values.constant is not None and not values.values[0])
+
+
+def _one_hot_repair(node: gs.Node, call: Call, kept: Kept) -> None:
+    depth = call.input(1)
+    assert depth is not None
+    left = len(kept(call.y, normal_axis(call.attrs.get("axis", -1), call.y.rank)))
+    if depth.constant is not None and left != int(depth.values.reshape(-1)[0]):
+        number = np.full(depth.shape, left, depth.constant.dtype)
+        node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:depth", number)
 
 
 def _scatter_elements_ties(call: Call) -> Ties:
@@ -98,10 +131,10 @@ def _tensor_scatter_ties(call: Call) -> Ties:
 
 RULES = {
     "Compress": Rule(_compress_ties),
-    "GatherElements": Rule(_gather_elements_ties),
-    "GatherND": Rule(_gather_nd_ties),
-    "OneHot": Rule(_one_hot_ties),
-    **dict.fromkeys(["Scatter", "ScatterElements"], Rule(_scatter_elements_ties)),
+    "GatherElements": Rule(_gather_elements_ties, counts=_gather_elements_counting, silence=first),
+    "GatherND": Rule(_gather_nd_ties, counts=_gather_nd_counting, silence=first),
+    "OneHot": Rule(_one_hot_ties, _one_hot_repair, counts=_one_hot_counting),
+    **dict.fromkeys(["Scatter", "ScatterElements"], Rule(_scatter_elements_ties, counts=_scatter_elements_counting)),
     "ScatterND": Rule(_scatter_nd_ties),
     "TensorScatter": Rule(_tensor_scatter_ties),
 }

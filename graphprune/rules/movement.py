@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from graphprune.rules.base import (
     Call,
+    Counting,
     Kept,
     Pin,
     Rule,
@@ -256,6 +257,10 @@ def _gather_repair(node: gs.Node, call: Call, kept: Kept) -> None:
     _gather(node, at, np.searchsorted(left, picked))
 
 
+def _gather_counting(call: Call) -> Counting | None:
+    return Counting(1, (call.x.dim(call.attrs.get("axis", 0)),)) if _indices(call) is None else None
+
+
 def _pad_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
     value = call.input(2)
     added = call.attrs.get("value", 0) if value is None else 1 if value.constant is None else value.values.any()
@@ -270,5 +275,5 @@ RULES = {
     "Squeeze": Rule(_renumbered_ties, _squeeze_repair, silence=first),
     "Unsqueeze": Rule(_renumbered_ties, silence=first),
     "Pad": Rule(_pad_ties, _pad_repair, silence=_pad_silence),
-    "Gather": Rule(_gather_ties, _gather_repair, silence=first),
+    "Gather": Rule(_gather_ties, _gather_repair, silence=first, counts=_gather_counting),
 }

@@ -12,6 +12,7 @@ from graphprune.rules.base import (
     Call,
     Kept,
     Pin,
+    Routing,
     Rule,
     Ties,
     alone,
@@ -58,15 +59,31 @@ def _lrn_ties(call: Call) -> Ties:
 
 def _along_axis_ties(call: Call) -> Ties:
     """Softmax and its kin normalise over one axis; before opset 13 over all axes from it on."""
-    rank = call.x.rank
-    old = call.opset < 13
-    at = normal_axis(call.attrs.get("axis", 1 if old else -1), rank)
-    for axis in range(rank):
-        if axis == at or (old and axis > at):
+    for axis in range(call.x.rank):
+        if axis in _shared_axes(call):
             yield Pin(call.x.dim(axis), "normalised over")
             yield Pin(call.y.dim(axis), "normalised over")
         else:
             yield tie(call.x, axis, call.y, axis)
+
+
+def _shared_axes(call: Call) -> range:
+    old = call.opset < 13
+    at = normal_axis(call.attrs.get("axis", 1 if old else -1), call.x.rank)
+    return range(at, call.x.rank if old else at + 1)
+
+
+def _softmax_ties(call: Call) -> Ties:
+    """What goes gets no share, and what is left shares out all there is."""
+    if _softmax_routing(call) is None:
+        yield from _along_axis_ties(call)
+    else:
+        yield from tie_all(call.x, call.y)
+
+
+def _softmax_routing(call: Call) -> Routing | None:
+    axes = _shared_axes(call)
+    return Routing(0, axes[0]) if len(axes) == 1 else None
 
 
 def _group_norm_ties(call: Call) -> Ties:
@@ -189,7 +206,8 @@ RULES = {
     "GroupNormalization": Rule(_group_norm_ties, _group_norm_repair),
     "InstanceNormalization": Rule(_instance_norm_ties, silence=_instance_norm_silence),
     "LRN": Rule(_lrn_ties, silence=first),
-    **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], Rule(_along_axis_ties)),
+    **dict.fromkeys(["LogSoftmax", "Hardmax"], Rule(_along_axis_ties)),
+    "Softmax": Rule(_softmax_ties, routes=_softmax_routing),
     "LayerNormalization": Rule(_layer_norm_ties, _layer_norm_repair, silence=alone(_layer_norm_silence)),
     "LpNormalization": Rule(_lp_norm_ties, silence=first),
     **dict.fromkeys(

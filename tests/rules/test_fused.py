@@ -158,6 +158,7 @@ EXPERTS = [
         'u = com.microsoft.MoE<k=2, activation_type="gelu">(t, r, up, ub, down, db)\n'
         "y = MatMul(u, b)",
         "8 a[1] g[0] up[2]",
+        "4 g[1] up[0] ub[0] down[0] db[0]",
         "16 up[1] ub[1] down[2]",
         "8 down[1] db[1] b[0]",
         inputs="float[5,3] x",

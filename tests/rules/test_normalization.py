@@ -83,13 +83,14 @@ CASES = [
         o=(6,),
     ),
     between("LRN", "u = LRN<size=3>(t)", pinned=True),
-    *(_over(op, 1, 17, pinned=True) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(_over(op, 1, 17, pinned=op != "Softmax") for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(_over(op, 3, 17, pinned=False) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(_over(op, -2, 17, pinned=False) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(_over(op, 1, 11, pinned=True) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(_over(op, 2, 11, pinned=False) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(_over(op, 0, 11, pinned=True) for op in ("Softmax", "LogSoftmax", "Hardmax")),
-    among("Softmax, last axis unless said otherwise", "u = Softmax(t)", pinned=True),
+    among("Softmax, last axis unless said otherwise, whose positions share out what there is", "u = Softmax(t)"),
+    among("Softmax, opset 11, of the last axis", "u = Softmax<axis=2>(t)", opset=11),
     between("Softmax, all but the first axis before opset 13", "u = Softmax(t)", opset=11, pinned=True),
     among("Softmax, opset 11, axis 1 of 3 covers the last", "u = Softmax<axis=1>(t)", opset=11, pinned=True),
     between("LayerNormalization of rows", "u = LayerNormalization<axis=3>(t, s, o)", s=(8,), o=(8,)),
@@ -174,7 +175,7 @@ def test_law(case: Case) -> None:
 
 @pytest.mark.parametrize(
     ("node", "why"),
-    [("LRN<size=3>(t)", "normalised by its neighbouring channels"), ("Softmax<axis=1>(t)", "normalised over")],
+    [("LRN<size=3>(t)", "normalised by its neighbouring channels"), ("Hardmax<axis=1>(t)", "normalised over")],
 )
 def test_pins_say_why(node: str, why: str) -> None:
     dependencies = analyse(load(net(f"t = Conv(x, a)\nu = {node}\ny = Conv(u, b)", a=(6, 3, 1, 1), b=(4, 6, 1, 1))))
