@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, helper
 
-from graphprune.coupling import operator
+from graphprune.calls import operator
 from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.model.surgeon import is_standard, opaque

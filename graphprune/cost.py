@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from graphprune.coupling import calls, node_name, rule_of, zero_points
+from graphprune.calls import calls, node_name, rule_of, zero_points
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.rules import Call, Dim, Operand, Rule

@@ -6,186 +6,24 @@ Wang et al. 2024, "Structurally Prune Anything", with positions in place of laye
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 
 import networkx as nx
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from networkx.utils import UnionFind
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from graphprune.calls import calls, left_out, node_name, numbered, operator, rule_of, zero_points
 from graphprune.model import Model
-from graphprune.model.surgeon import is_standard
-from graphprune.rules import Call, Choice, Dim, Operand, Pin, Routing, Rule, Tie, known, never
+from graphprune.rules import Call, Choice, Dim, Pin, Rule, Tie, never
 
 # Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
 _CUTTABLE_KINDS = "fiub"
 
 Open = tuple[str, str, Choice]
 """A choice still to be taken, with the name and operator of the node that leaves it."""
-
-
-def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
-    """Every node of the main graph with its view for rules; ``None`` where a shape is not fully known."""
-    constants, shapes, dtypes, opset = model.constants, model.shapes, model.dtypes, model.opset
-
-    def known(tensor: gs.Tensor) -> bool:
-        return all(size is not None and size >= 0 for size in shapes.get(tensor.name, (None,)))
-
-    def operand(tensor: gs.Tensor) -> Operand | None:
-        if not tensor.name or not (known(tensor) or model.reads(tensor)):
-            return None  # an output that nobody reads is as good as omitted
-        shape: tuple[int, ...] = shapes[tensor.name]  # type: ignore[assignment]
-        return Operand(tensor.name, shape, constants.get(tensor.name), dtypes.get(tensor.name))
-
-    for node in model.graph.nodes:
-        if any(t.name and not known(t) and model.reads(t) for t in (*node.inputs, *node.outputs)):
-            yield node, None
-            continue
-        left_out = _left_out(model, node)
-        inputs = tuple(map(operand, node.inputs))
-        outputs = tuple(None if t.name in left_out else operand(t) for t in node.outputs)
-        sizes, parts = _sizes(model, node)
-        asked = _asked(model, node) if operator(node) == "Shape" else frozenset()
-        yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset, sizes, parts, asked)
-
-
-def _sizes(model: Model, node: gs.Node) -> tuple[tuple[int | None, ...], tuple[int, ...]]:
-    """``sizes`` and ``parts`` of a call, where the rule of its operator says which input is a list of sizes."""
-    rule = rule_of(node)
-    if rule is None or rule.sizes is None or rule.sizes >= len(node.inputs):
-        return (), ()
-    given = node.inputs[rule.sizes]
-    made: Sequence[gs.Tensor] = [given]
-    if len(given.inputs) == 1 and given.inputs[0].op == "Concat":
-        made = given.inputs[0].inputs
-    elements: list[int | None] = []
-    parts: list[int] = []
-    for part in made:
-        if isinstance(part, gs.Constant):
-            own: list[int | None] = [int(n) for n in np.asarray(part.values).reshape(-1)]
-        else:
-            own = [None] * (next(iter(model.shapes.get(part.name, ())), None) or 0)
-            if not own:
-                return (), ()
-        elements += own
-        parts.append(len(own))
-    return tuple(elements), tuple(parts)
-
-
-def _asked(model: Model, node: gs.Node) -> frozenset[int]:
-    """The axes whose size is read from what a Shape makes."""
-    rank = len(model.shapes[node.inputs[0].name])
-    axes = range(rank)[slice(node.attrs.get("start"), node.attrs.get("end"))]
-    found: set[int] = set()
-    made = list(node.outputs)  # grows: the sizes, and the same in another type
-    for sizes in made:
-        if sizes.name in model.outputs:
-            return frozenset(axes)
-        for reader in sizes.outputs:
-            if reader.op in ("Cast", "Identity"):
-                made.extend(reader.outputs)
-                continue
-            index = reader.inputs[1] if reader.op == "Gather" and reader.inputs[0] is sizes else None
-            if not isinstance(index, gs.Constant):
-                return frozenset(axes)
-            found |= {axes[int(k)] for k in np.asarray(index.values).reshape(-1)}
-    return frozenset(found)
-
-
-def zero_points(model: Model, rules: Mapping[str, Rule] | None = None) -> dict[str, int]:
-    """What stands for 0 in every quantised weight: constants of whole numbers of which all positions have one zero."""
-    found: dict[str, set[int]] = {}
-    for node in model.graph.nodes:
-        rule = rule_of(node, rules)
-        for index, at in (rule.zero_points if rule else {}).items():
-            weight = node.inputs[index]
-            zero = node.inputs[at] if at < len(node.inputs) and node.inputs[at].name else None
-            if isinstance(weight, gs.Constant) and getattr(weight.dtype, "kind", "") in "iu":
-                known = zero is None or isinstance(zero, gs.Constant)
-                values = [0] if zero is None else np.unique(zero.values).tolist() if known else [0, 1]
-                found.setdefault(weight.name, set()).update(values)
-    return {name: values.pop() for name, values in found.items() if len(values) == 1}
-
-
-def routings(model: Model, rules: Mapping[str, Rule] | None = None) -> Iterator[tuple[gs.Node, Dim, Routing]]:
-    """Every node that shares out or chooses along an axis from which positions can be absent, with that axis."""
-    for node, call in calls(model):
-        rule = rule_of(node, rules)
-        routing = rule.routes(call) if rule and call else None
-        if routing is not None and not isinstance(node.inputs[routing.input], gs.Constant):
-            yield node, Dim(node.inputs[routing.input].name, routing.axis), routing
-
-
-# What makes whole numbers from whole numbers and moves them only.
-_MOVES_NUMBERS = frozenset(["Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
-
-
-def _numbered(
-    model: Model, called: Mapping[int, Call | None], rules: Mapping[str, Rule] | None
-) -> tuple[dict[str, Dim], dict[str, str]]:
-    """Where the positions that nodes choose are known to.
-
-    Args:
-        model: the model.
-        called: the view for rules of every node, by its id.
-        rules: the table.
-
-    Returns:
-        By tensor of whole numbers, the axis whose positions they are; and by tensor in which a node writes such
-        numbers, the name of a reader that makes something else of them, so that they cannot be others.
-    """
-    found: dict[str, Dim] = {}
-    strangers: dict[str, str] = {}
-    for node, dim, routing in routings(model, rules):
-        if routing.numbers is None or routing.numbers >= len(node.outputs):
-            continue
-        made = node.outputs[routing.numbers]
-        size = model.shapes[dim.tensor][dim.axis]
-        same = [made]  # grows: the numbers, and the same in another shape or type
-        stranger = ""
-        for tensor in same:
-            if tensor.name in model.outputs:
-                stranger = tensor.name
-            for reader in tensor.outputs:
-                if is_standard(reader) and reader.op == "Shape":
-                    continue
-                if is_standard(reader) and reader.op in _MOVES_NUMBERS and reader.inputs[0] is tensor:
-                    same.extend(reader.outputs)
-                    continue
-                rule, call = rule_of(reader, rules), called.get(id(reader))
-                counting = rule.counts(call) if rule and call else None
-                places = [k for k, t in enumerate(reader.inputs) if t is tensor]
-                lengths = {model.shapes[d.tensor][d.axis] for d in counting.axes} if counting else set()
-                if counting is None or places != [counting.numbers] or lengths != {size}:
-                    stranger = node_name(reader)
-        if stranger:
-            strangers[made.name] = stranger
-        else:
-            found |= dict.fromkeys((tensor.name for tensor in same), dim)
-    return found, strangers
-
-
-def _left_out(model: Model, node: gs.Node) -> set[str]:
-    """Outputs behind the first that nobody reads: they are as good as omitted."""
-    return {tensor.name for tensor in node.outputs[1:] if not model.reads(tensor)}
-
-
-def rule_of(node: gs.Node, rules: Mapping[str, Rule] | None = None) -> Rule | None:
-    """The table's entry for a node's operator."""
-    return (known() if rules is None else rules).get(operator(node))
-
-
-def operator(node: gs.Node) -> str:
-    """``Conv`` in the default domain, ``domain.Name`` elsewhere."""
-    return node.op if is_standard(node) else f"{node.domain}.{node.op}"
-
-
-def node_name(node: gs.Node) -> str:
-    """The node's name, or its first output's where it has none."""
-    return str(node.name or (node.outputs[0].name if node.outputs else "") or node.op)
 
 
 def couple(
@@ -199,7 +37,7 @@ def couple(
     """
     graph = nx.MultiGraph()
     choices: list[Open] = []
-    unread = {name for node in model.graph.nodes for name in _left_out(model, node)}
+    unread = {name for node in model.graph.nodes for name in left_out(model, node)}
     for name, shape in model.shapes.items():
         for axis, size in enumerate(shape):
             if size is not None and name not in unread:
@@ -228,7 +66,7 @@ def couple(
 
     silent = _Silence(model, rules)
     called = list(calls(model))
-    numbers, strangers = _numbered(model, {id(node): call for node, call in called}, rules)
+    numbers, strangers = numbered(model, called, rules)
     for node, call in called:
         rule = rule_of(node, rules)
         name, op = node_name(node), operator(node)

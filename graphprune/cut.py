@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.coupling import calls, routings, rule_of, zero_points
+from graphprune.calls import calls, routings, rule_of, zero_points
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.model.weights import change

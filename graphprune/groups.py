@@ -15,7 +15,8 @@ from math import prod
 import networkx as nx
 import numpy as np
 
-from graphprune.coupling import clusters, couple, settle, zero_points
+from graphprune.calls import zero_points
+from graphprune.coupling import clusters, couple, settle
 from graphprune.model import Model
 from graphprune.model.weights import blocks
 from graphprune.rules import Dim, Rule, Tie

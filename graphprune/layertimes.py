@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphprune.calls import node_name
 from graphprune.cost import CostModel
-from graphprune.coupling import node_name
 from graphprune.model import Model
 from graphprune.proof import opened_session, seeded_inputs
 

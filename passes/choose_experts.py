@@ -9,7 +9,7 @@ import numpy as np
 
 from graphprune.budget import weakest
 from graphprune.calibration.activations import Inputs, assorted, batched, run
-from graphprune.coupling import routings
+from graphprune.calls import routings
 from graphprune.errors import NothingToPruneError, TargetNotReachedError, UsageError
 from graphprune.groups import Group
 from graphprune.rules import Dim, Routing

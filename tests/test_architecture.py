@@ -37,6 +37,7 @@ LAYERS = [
     ["branches", "cut"],
     ["groups"],
     ["coupling"],
+    ["calls"],
     ["rules"],
     ["model"],
     ["output", "latency"],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.coupling import calls, couple, node_name, operator, rule_of
+from graphprune.calls import calls, node_name, operator, rule_of
+from graphprune.coupling import couple
 from graphprune.groups import analyse
 from graphprune.model import load, weights
 from graphprune.rules import RULES, Dim, Tie

@@ -29,8 +29,8 @@ from graphprune.calibration.matching import matched
 from graphprune.calibration.noise import KINDS
 from graphprune.calibration.statistics import Statistics, imposed, in_graph, observed, shrunk
 from graphprune.calibration.tokens import enough, reader, sequences, writer
+from graphprune.calls import calls, rule_of
 from graphprune.cost import CostModel
-from graphprune.coupling import calls, rule_of
 from graphprune.model import Model
 from graphprune.progress import track
 from graphprune.proof import seeded_inputs

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, ValueInfoProto
 
-from graphprune.coupling import calls
+from graphprune.calls import calls
 from graphprune.model import Model
 from graphprune.model.surgeon import is_standard
 from graphprune.rules import Call

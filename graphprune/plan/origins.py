@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.coupling import calls, operator, rule_of
+from graphprune.calls import calls, operator, rule_of
 from graphprune.groups import Group
 from graphprune.model import Model
 from graphprune.model.surgeon import is_standard

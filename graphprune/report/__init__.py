@@ -14,8 +14,8 @@ import msgspec
 
 from graphprune.branches import branches
 from graphprune.budget import Tradeoff
+from graphprune.calls import node_name, operator
 from graphprune.cost import Cost, CostModel, Product
-from graphprune.coupling import node_name, operator
 from graphprune.fidelity import Fidelity
 from graphprune.groups import Group, Pinned
 from graphprune.latency import Timing

@@ -79,7 +79,8 @@ class Routing(NamedTuple):
     clipped: bool = False
 
 
-class Counting(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Counting:
     """Axes counted on by the numbers in an input: where those come from a choice, the axes go with what is chosen from.
 
     Attributes:

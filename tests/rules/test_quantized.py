@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.coupling import zero_points
+from graphprune.calls import zero_points
 from graphprune.groups import analyse
 from graphprune.model import load
 from tests.law import Case, case, check, net
