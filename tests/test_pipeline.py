@@ -133,7 +133,8 @@ def test_every_step_is_recorded_and_proved(state: State) -> None:
 )
 def test_presets_run(preset: str, state: State) -> None:
     after, records = run(
-        state, parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", seed=3))
+        state,
+        parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", experts="", seed=3)),
     )
     assert all(r.agreement is None or r.agreement.holds for r in records)
     assert after.model.constants["a"].shape[0] == (6 if preset == "clean" else 3)
