@@ -1,11 +1,13 @@
 """How an artefact of any target is run on this machine, or why it is not.
 
-What is built for this machine runs in this process; a WebAssembly module runs in Node, a Linux library of another
-processor in a small static program under QEMU. Arrays go there and back in files.
+What is built for this machine or its graphics processor runs in this process; a WebAssembly module runs in Node, a
+program for WebGPU in Chromium, a Linux library of another processor in a small static program under QEMU. Arrays go
+there and back in files.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import re
@@ -22,7 +24,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from graphprune import runtime
+from graphprune import chromium, runtime
 from graphprune.compiler import targets
 from graphprune.compiler.manifest import Manifest
 from graphprune.errors import CompileError
@@ -30,6 +32,7 @@ from graphprune.errors import CompileError
 Arrays = Mapping[str, np.ndarray]
 HERE = "this machine"
 NODE = "node"
+CHROMIUM = "chromium"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def execution(folder: Path) -> Execution:
     runner, lacks = _runner(manifest.target.name, manifest.target.triple, manifest.library)
     if lacks:
         return Execution(f"not run here: needs {' and '.join(lacks)}")
+    if runner == CHROMIUM:
+        return Execution(runner, partial(in_chromium, folder))
     if runner == NODE:
         return Execution(runner, partial(_in_node, folder, manifest), partial(_times_in_node, folder, manifest))
     if runner != HERE:
@@ -102,6 +107,10 @@ def _runner(name: str, triple: str, library: str) -> tuple[str, list[str]]:
     """What runs the artefacts of a target here, and what of it is not installed."""
     if (name, library) == (targets.machine(), targets.shared_library()):
         return HERE, []
+    if name == "webgpu":
+        return CHROMIUM, [] if chromium.browser() else [CHROMIUM]
+    if name == "cuda":
+        return HERE, [] if cuda_present() else ["an NVIDIA graphics processor"]
     if library.endswith(".wasm"):
         return NODE, [] if shutil.which(NODE) else [NODE]
     if library.endswith(".so"):
@@ -112,8 +121,28 @@ def _runner(name: str, triple: str, library: str) -> tuple[str, list[str]]:
     return "", [f"a machine of {name}"]
 
 
+def cuda_present() -> bool:
+    """Whether NVIDIA's driver is here, and a graphics processor with it."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
 def _in_node(folder: Path, manifest: Manifest, inputs: Arrays) -> dict[str, np.ndarray]:
     outputs, _ = _with_files(partial(_node, folder, 0), manifest, inputs)
+    return outputs
+
+
+def in_chromium(folder: Path, inputs: Arrays) -> dict[str, np.ndarray]:
+    """Outputs of the JavaScript artefact in `folder`, run in a page.
+
+    Raises:
+        CompileError: Chromium is not installed, or the page failed.
+    """
+    outputs, _ = _with_files(partial(chromium.drive, folder), runtime.read_manifest(folder), inputs)
     return outputs
 
 

@@ -77,15 +77,19 @@ class CompiledModel:
         self._handle = None
         self._weights = None if manifest.embedded else _mapped(folder / "weights.bin", manifest.weights_bytes)
         self._library = _open(folder / manifest.library, manifest.identity)
-        if not self._library.graphprune_supported():
+        at, size = (None, 0) if self._weights is None else (self._weights.ctypes.data, self._weights.nbytes)
+        if manifest.target.name != "cuda" and not self._library.graphprune_supported():
             needs = ", ".join(manifest.target.features)
             raise UnsupportedProcessorError(
                 f"{folder} was compiled for {manifest.target.cpu} ({needs}), not for this processor"
             )
-        at, size = (None, 0) if self._weights is None else (self._weights.ctypes.data, self._weights.nbytes)
-        self._handle = self._library.graphprune_create(at, size, None)
+        reason = ctypes.c_char_p()
+        self._handle = self._library.graphprune_create(at, size, ctypes.byref(reason))
         if not self._handle:
-            raise MemoryError(f"{folder}: no memory for a workspace of {manifest.workspace_bytes} bytes")
+            why = (reason.value or b"").decode()
+            if why.startswith("out of memory"):
+                raise MemoryError(f"{folder}: no memory for a workspace of {manifest.workspace_bytes} bytes")
+            raise InvalidModelError(f"{folder}: {why}")
         self.threads = self._library.graphprune_threads(self._handle, threads) if threads > 1 else 1
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -128,8 +132,8 @@ class CompiledModel:
 
     def _check(self, failed: int) -> None:
         if failed:
-            kernel = self.manifest.kernels[failed - 1].name
-            raise InvalidModelError(f"kernel {kernel} failed: {self._library.graphprune_error(self._handle).decode()}")
+            what = f"kernel {self.manifest.kernels[failed - 1].name}" if failed > 0 else "the model"
+            raise InvalidModelError(f"{what} failed: {self._library.graphprune_error(self._handle).decode()}")
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

@@ -27,7 +27,7 @@ LAYERS = [
     ["plan", "report"],
     ["clocks"],
     ["execute"],
-    ["runtime"],
+    ["chromium", "runtime"],
     ["compiler", "pipeline", "fidelity", "aiming"],
     ["calibration", "obs"],
     ["allocation", "layertimes"],

@@ -2,7 +2,8 @@
 
 ONNX → Relax → kernels in TIR (ours, or TVM's legalised ones) → one static plan of memory and calls → object → library.
 The artefact is a folder: `weights.bin`, `manifest.json` and the code. For C that is a shared and a static library with
-their header, which `graphprune.runtime.load` runs too; for JavaScript a WebAssembly module with its loader.
+their header, which `graphprune.runtime.load` runs too; for JavaScript a WebAssembly module, or a program for WebGPU,
+with its loader. For graphics processors TVM schedules the kernels, and the plan is one of launches.
 
 TVM is imported when a model is compiled, never before.
 """
@@ -13,10 +14,10 @@ import importlib.metadata
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -79,7 +80,7 @@ def compile_model(
 
     with _filling(Path(folder)) as new:
         with step("load the compiler"):
-            from graphprune.compiler import build, emit, importer, javascript, lower, memory, targets
+            from graphprune.compiler import importer, lower, targets
             from graphprune.compiler.program import read_program
 
             machine = targets.resolve(target) if isinstance(target, str) else target
@@ -88,41 +89,26 @@ def compile_model(
         with step("lower"):
             lowered = lower.lower(module, machine)
             program = read_program(lowered.module, lowered.scratch, lowered.ours)
-            workspace, weights = memory.plan(program)
         initializers = {tensor.name for tensor in proto.graph.initializer}
         inputs = _values([v.name for v in proto.graph.input if v.name not in initializers], program, program.inputs)
         outputs = _values([v.name for v in proto.graph.output], program, program.outputs)
-        with step("write weights"):
-            _write_weights(program, new / "weights.bin", weights)
-        with step("compile kernels"):
-            objects = {library: new / f"{library}.o" for library in (machine.library, *machine.also)}
-            for library, kernels in objects.items():
-                features = (*machine.features, *machine.also.get(library, ()))
-                build.write_object(lowered.module, replace(machine, features=features), kernels)
-        with step("link"):
-            source = emit.emit(program, machine, workspace, weights, inputs, outputs, embed_weights)
-            source, identity = emit.seal(source, objects.values())
-            for library, kernels in objects.items():
-                build.link(source, kernels, machine, new, library)
-                kernels.unlink()
-            if embed_weights:
-                (new / "weights.bin").unlink()
-            if machine.wasm:
-                (new / "model.mjs").write_text(javascript.loader(), "utf-8")
-                (new / "model.d.mts").write_text(javascript.types(inputs, outputs), "utf-8")
+        package = {"": _library, "cuda": _cuda, "webgpu": _webgpu}[machine.device]
+        code = package(_Model(lowered.module, program, machine, inputs, outputs, embed_weights), new, step)
+        if embed_weights:
+            (new / "weights.bin").unlink()
         manifest = Manifest(
             name=proto.graph.name,
             target=Machine(machine.name, machine.triple, machine.cpu, machine.features),
             library=machine.library,
-            identity=identity,
+            identity=code.identity,
             inputs=inputs,
             outputs=outputs,
-            workspace_bytes=workspace,
-            weights_bytes=weights,
+            workspace_bytes=code.workspace,
+            weights_bytes=code.weights,
             kernels=tuple(
                 Kernel(
                     call.function,
-                    "ours" if call.function in lowered.ours else "fallback",
+                    "ours" if call.function in lowered.ours else "scheduled" if machine.device else "fallback",
                     tuple(node_of[v] for v in lowered.covers.get(call.label, [call.label]) if v in node_of),
                     lowered.ours.get(call.function, ""),
                 )
@@ -134,6 +120,90 @@ def compile_model(
         )
         (new / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
     return Artefact(Path(folder), manifest, seconds)
+
+
+class _Model(NamedTuple):
+    """A lowered model on its way to a package."""
+
+    module: Any
+    program: Program
+    machine: Target
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    embed: bool
+
+
+class _Code(NamedTuple):
+    """What a package is known by, and the bytes it works in and reads its weights from."""
+
+    identity: str
+    workspace: int
+    weights: int
+
+
+_Step = Callable[[str], AbstractContextManager[None]]
+
+
+def _library(model: _Model, folder: Path, step: _Step) -> _Code:
+    """A C library or a WebAssembly module, with kernels for a processor."""
+    from graphprune.compiler import build, emit, javascript, memory
+
+    machine = model.machine
+    workspace, weights = memory.plan(model.program)
+    with step("write weights"):
+        _write_weights(model.program, folder / "weights.bin", weights)
+    with step("compile kernels"):
+        objects = {library: folder / f"{library}.o" for library in (machine.library, *machine.also)}
+        for library, kernels in objects.items():
+            features = (*machine.features, *machine.also.get(library, ()))
+            build.write_object(model.module, replace(machine, features=features), kernels)
+    with step("link"):
+        source = emit.emit(model.program, machine, workspace, weights, model.inputs, model.outputs, model.embed)
+        source, identity = emit.seal(source, objects.values())
+        for library, kernels in objects.items():
+            build.link(source, kernels, machine, folder, library)
+            kernels.unlink()
+        if machine.wasm:
+            javascript.write(folder, "wasm", model.inputs, model.outputs)
+    return _Code(identity, workspace, weights)
+
+
+def _cuda(model: _Model, folder: Path, step: _Step) -> _Code:
+    """A C library with kernels for NVIDIA's graphics processors."""
+    from graphprune.compiler import build, device, emit, memory
+
+    program, machine = model.program, model.machine
+    workspace, weights = memory.plan(program, memory.DEVICE_ALIGNMENT)
+    with step("write weights"):
+        _write_weights(program, folder / "weights.bin", weights)
+    with step("compile kernels"):
+        launches, functions = device.split(model.module, program, machine)
+        images = build.write_images(device.sources(functions, machine)[""], machine, folder)
+    with step("link"):
+        source = emit.emit_cuda(
+            program, launches, machine, workspace, weights, model.inputs, model.outputs, images, model.embed
+        )
+        source, identity = emit.seal(source, [folder / image.file for image in images])
+        build.link(source, None, machine, folder)
+        for image in images:
+            (folder / image.file).unlink()
+    return _Code(identity, workspace, weights)
+
+
+def _webgpu(model: _Model, folder: Path, step: _Step) -> _Code:
+    """A program for browsers with WebGPU."""
+    from graphprune.compiler import device, javascript, memory, webgpu
+
+    program, machine = model.program, model.machine
+    rooms, weights = memory.rooms(program)
+    with step("write weights"):
+        _write_weights(program, folder / "weights.bin", weights)
+    with step("compile kernels"):
+        launches, functions = device.split(model.module, program, machine)
+        kernels = device.sources(functions, machine)
+    identity = webgpu.write(folder / machine.library, program, rooms, kernels, launches, model.embed)
+    javascript.write(folder, "webgpu", model.inputs, model.outputs)
+    return _Code(identity, sum(rooms), weights)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 import tvm
 from tvm import tirx
 
-from graphprune.compiler.emit import Source
+from graphprune.compiler import nvrtc
+from graphprune.compiler.emit import Image, Source
 from graphprune.compiler.lower import llvm_target
 from graphprune.compiler.targets import C_COMPILERS, ZIG, Target
 from graphprune.errors import CompileError
@@ -39,11 +40,23 @@ def write_object(module: tvm.IRModule, target: Target, path: Path) -> None:
         tvm.get_global_func("target.build.llvm")(kernels, llvm).write_to_file(str(path), "o")
 
 
-def link(source: Source, kernels: Path, target: Target, folder: Path, library: str = "") -> None:
-    """Compile `source` and link it with the object file `kernels`.
+def write_images(source: str, target: Target, folder: Path) -> list[Image]:
+    """Compile CUDA for every generation of `target`, and to text for what comes after the last; files of `folder`."""
+    images = []
+    generations = sorted((int(feature.removeprefix("sm_")) for feature in target.features), reverse=True)
+    for generation, kind in [(g, "sm") for g in generations] + [(generations[0], "compute")]:
+        image = Image(generation, kind == "compute", f"{kind}_{generation}.image")
+        (folder / image.file).write_bytes(nvrtc.compile_cuda(source, f"{kind}_{generation}"))
+        images.append(image)
+    return images
 
-    `folder`, which has `weights.bin`, gets a WebAssembly module, or a shared library with its header and, where there
-    is an archiver, a static library. `library` is the file name of one that is not the target's first.
+
+def link(source: Source, kernels: Path | None, target: Target, folder: Path, library: str = "") -> None:
+    """Compile `source` and link it with the object file `kernels`, where it has such.
+
+    `folder`, which has `weights.bin` and whatever else the source includes, gets a WebAssembly module, or a shared
+    library with its header and, where there is an archiver, a static library. `library` is the file name of one that
+    is not the target's first.
 
     Raises:
         CompileError: no C compiler here, or it failed.
@@ -51,22 +64,24 @@ def link(source: Source, kernels: Path, target: Target, folder: Path, library: s
     compiler = _tool("cc", target)
     if compiler is None:
         raise CompileError(f"no C compiler to link {target.name} with", 'pip install "graphprune[edge]"')
-    folder, kernels = folder.resolve(), kernels.resolve()  # the compiler runs elsewhere
+    folder = folder.resolve()  # the compiler runs elsewhere
+    objects = [] if kernels is None else [str(kernels.resolve())]
     output = ["-o", str(folder / (library or target.library))]
     with tempfile.TemporaryDirectory() as scratch:
         model, code = Path(scratch) / "model.c", Path(scratch) / "model.o"
         model.write_text(source.model)
         if target.wasm:
-            _run([*compiler, *_FLAGS, *_MODULE, *output, str(model), str(kernels)], target, folder)
+            _run([*compiler, *_FLAGS, *_MODULE, *output, str(model), *objects], target, folder)
             return
         (folder / "model.h").write_text(source.header)
         _run(
             [*compiler, *_FLAGS, "-fPIC", "-pthread", f"-I{folder}", "-c", "-o", str(code), str(model)], target, folder
         )
         system = _android(compiler, Path(scratch), target) if "android" in target.triple else ["-lm"]
-        _run([*compiler, *_LIBRARY, *output, str(code), str(kernels), *system], target, folder)
+        system += ["-ldl"] if target.device else []
+        _run([*compiler, *_LIBRARY, *output, str(code), *objects, *system], target, folder)
         if archiver := _tool("ar", target):
-            _run([*archiver, "rcs", str(folder / STATIC_LIBRARY), str(code), str(kernels)], target, folder)
+            _run([*archiver, "rcs", str(folder / STATIC_LIBRARY), str(code), *objects], target, folder)
 
 
 def _android(compiler: list[str], scratch: Path, target: Target) -> list[str]:

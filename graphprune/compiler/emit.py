@@ -2,7 +2,8 @@
 
 The kernels follow TVM's calling convention (`__tvm_ffi_NAME` with DLPack tensors); the few symbols of TVM's runtime
 that they may reach, an error message and memory for large temporaries, are defined here: the artefact needs nothing.
-`model.c.in` is what every target has; `library.c.in` makes a C library of it and `module.c.in` a WebAssembly module.
+`model.c.in` is what processors have; `library.c.in` makes a C library of it and `module.c.in` a WebAssembly module.
+`cuda.c.in` is all of a library for a graphics processor but `interface.c.in`, which the two C libraries have in common.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphprune.compiler.manifest import Value
 from graphprune.compiler.program import Program
 from graphprune.compiler.targets import Target
+
+if TYPE_CHECKING:
+    from graphprune.compiler.device import Launch
 
 _KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}  # numpy kind → DLDataTypeCode
 
@@ -31,6 +36,15 @@ _CPUID = {
     "avx512bw": (7, 1, 30, 0xE6),
     "avx512vl": (7, 1, 31, 0xE6),
 }
+
+
+@dataclass(frozen=True)
+class Image:
+    """Kernels for graphics processors of a generation (10 · major + minor): machine code, or text for later ones."""
+
+    generation: int
+    text: bool
+    file: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,73 @@ def emit(
     embed: bool = False,
 ) -> Source:
     """The C of a model; `@IDENTITY@` stands where `seal` puts the identity. To `embed` includes `weights.bin`."""
-    interface = {
+    sizes = _sizes(program, workspace, weights, inputs, outputs, embed)
+    model = _fill("model.c.in", **sizes, **_tables(program))
+    if target.wasm:
+        return Source(model + _fill("module.c.in", **sizes), "")
+    checks = [
+        f"has({leaf}, {register}, {bit}, {state})"
+        for leaf, register, bit, state in (_CPUID[f] for f in target.features if f not in target.unchecked)
+    ]
+    interface = _interface(program, inputs, outputs, sizes)
+    library = _fill("library.c.in", INTERFACE=interface, **sizes, CPU_OK=" && ".join(checks) or "1")
+    return Source(model + library, _header(target, inputs, outputs, sizes))
+
+
+def emit_cuda(
+    program: Program,
+    launches: Sequence[Launch],
+    target: Target,
+    workspace: int,
+    weights: int,
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    images: Sequence[Image],
+    embed: bool = False,
+) -> Source:
+    """The C of a model whose kernels, in `images`, run on an NVIDIA graphics processor; else as `emit`."""
+    sizes = _sizes(program, workspace, weights, inputs, outputs, embed)
+    names = sorted({launch.kernel for launch in launches})
+    arguments: list[int] = []
+    rows = []
+    for x in launches:
+        numbers = f"{names.index(x.kernel)}, {len(arguments)}, {len(x.arguments)}"
+        grid, block = (", ".join(map(str, extent)) for extent in (x.grid, x.block))
+        rows.append(f"  {{{numbers}, {{{grid}}}, {{{block}}}, {x.call + 1}}},")
+        arguments.extend(x.arguments)
+    where = [int(program.tensors[t.root].value is None) for t in program.tensors]
+    text = _fill(
+        "cuda.c.in",
+        INTERFACE=_interface(program, inputs, outputs, sizes),
+        **sizes,
+        SHAPES=_numbers([size for t in program.tensors for size in t.shape]),
+        PLACES="\n".join(f"  {{{at}, {t.offset}}}," for at, t in zip(where, program.tensors, strict=True)),
+        KERNELS="\n".join(f'  "{name}",' for name in names) or '  "",',
+        ARGUMENTS=_numbers(arguments),
+        LAUNCHES="\n".join(rows) or "  {0},",
+        INPUTS=_numbers(program.inputs),
+        OUTPUTS=_numbers(program.outputs),
+        N_KERNELS=len(names),
+        N_LAUNCHES=len(launches),
+        MOST_ARGUMENTS=max((len(x.arguments) for x in launches), default=1),
+        IMAGES="\n".join(
+            f'    ".balign 64\\ngraphprune_image_{i}:\\n.incbin \\"{x.file}\\"\\n"' for i, x in enumerate(images)
+        ),
+        IMAGE_NAMES="\n".join(
+            f'extern const char graphprune_image_{i}[] __attribute__((visibility("hidden")));'
+            for i in range(len(images))
+        ),
+        IMAGE_TABLE="\n".join(
+            f"  {{{x.generation}, {int(x.text)}, graphprune_image_{i}}}," for i, x in enumerate(images)
+        ),
+    )
+    return Source(text, _header(target, inputs, outputs, sizes))
+
+
+def _sizes(
+    program: Program, workspace: int, weights: int, inputs: Sequence[Value], outputs: Sequence[Value], embed: bool
+) -> dict[str, object]:
+    return {
         "WORKSPACE": workspace,
         "WEIGHTS": weights,
         "N_INPUTS": len(inputs),
@@ -59,26 +139,27 @@ def emit(
         "N_CALLS": len(program.calls),
         "EMBEDDED": int(embed),
     }
-    model = _fill("model.c.in", **interface, **_tables(program))
-    if target.wasm:
-        return Source(model + _fill("module.c.in", **interface), "")
-    checks = [
-        f"has({leaf}, {register}, {bit}, {state})"
-        for leaf, register, bit, state in (_CPUID[f] for f in target.features if f not in target.unchecked)
-    ]
-    library = _fill(
-        "library.c.in",
-        **interface,
-        CPU_OK=" && ".join(checks) or "1",
+
+
+def _interface(program: Program, inputs: Sequence[Value], outputs: Sequence[Value], sizes: dict[str, object]) -> str:
+    """What every C library has of `model.h`."""
+    return _fill(
+        "interface.c.in",
+        **sizes,
         INPUT_VALUES=_described(inputs, program, program.inputs),
         OUTPUT_VALUES=_described(outputs, program, program.outputs),
     )
-    described = {
-        "LIBRARY": target.library,
-        "SIZES": "\n".join([*_defines("INPUT", inputs), *_defines("OUTPUT", outputs)]),
-        "WEIGHTS_ARGUMENTS": "0, 0" if embed else "weights, bytes",
-    }
-    return Source(model + library, _fill("model.h.in", **interface, **described))
+
+
+def _header(target: Target, inputs: Sequence[Value], outputs: Sequence[Value], sizes: dict[str, object]) -> str:
+    return _fill(
+        "model.h.in",
+        **sizes,
+        LIBRARY=target.library,
+        SIZES="\n".join([*_defines("INPUT", inputs), *_defines("OUTPUT", outputs)]),
+        WEIGHTS_ARGUMENTS="0, 0" if sizes["EMBEDDED"] else "weights, bytes",
+        SYSTEM="-ldl -pthread" if target.device else "-lm -pthread",
+    )
 
 
 def seal(source: Source, kernels: Iterable[Path]) -> tuple[Source, str]:
@@ -114,20 +195,21 @@ def _tables(program: Program) -> dict[str, object]:
         arguments.extend(call.arguments)
     names = sorted({call.function for call in program.calls})
 
-    def numbers(values: list[int]) -> str:
-        return ", ".join(map(str, values or [0]))
-
     return {
         "DECLARATIONS": "\n".join(f"int __tvm_ffi_{name}(void*, const Any*, int32_t, Any*);" for name in names),
-        "SHAPES": numbers(shapes),
+        "SHAPES": _numbers(shapes),
         "TENSORS": "\n".join(tensors),
         "N_TENSORS": len(tensors),
-        "ARGUMENTS": numbers(arguments),
+        "ARGUMENTS": _numbers(arguments),
         "N_ARGUMENTS": max(len(arguments), 1),
         "CALLS": "\n".join(calls) or "  {0, 0, 0, -1},",
-        "INPUTS": numbers(program.inputs),
-        "OUTPUTS": numbers(program.outputs),
+        "INPUTS": _numbers(program.inputs),
+        "OUTPUTS": _numbers(program.outputs),
     }
+
+
+def _numbers(values: list[int]) -> str:
+    return ", ".join(map(str, values or [0]))
 
 
 def _or(index: int | None) -> int:

@@ -1,14 +1,15 @@
-"""What a WebAssembly module ships with: `model.mjs`, which is the same for every model, and its types."""
+"""What WebAssembly modules and programs for WebGPU ship with: `model.mjs`, the same for every model, and its types."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 
 from graphprune.compiler.manifest import Value
 
-# What holds the values of each dtype; model.mjs says the same.
+# What holds the values of each dtype; interface.mjs says the same.
 ARRAYS = {
     "float32": "Float32Array",
     "float64": "Float64Array",
@@ -25,9 +26,16 @@ ARRAYS = {
 }
 
 
-def loader() -> str:
-    """The text of `model.mjs`."""
-    return resources.files("graphprune.compiler").joinpath("model.mjs").read_text("utf-8")
+def write(folder: Path, kind: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
+    """Write `model.mjs` and its types to `folder`, for a model that runs as `wasm` or `webgpu`."""
+    (folder / "model.mjs").write_text(loader(kind), "utf-8")
+    (folder / "model.d.mts").write_text(types(inputs, outputs), "utf-8")
+
+
+def loader(kind: str) -> str:
+    """The text of `model.mjs` for `wasm` or `webgpu`: how that runs, then what both have in common."""
+    folder = resources.files("graphprune.compiler")
+    return "".join(folder.joinpath(f"{part}.mjs").read_text("utf-8") for part in (kind, "interface"))
 
 
 def types(inputs: Sequence[Value], outputs: Sequence[Value]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import relax, tirx
 
+from graphprune.compiler import device
 from graphprune.compiler.activations import use_polynomials
 from graphprune.compiler.fold import fold_constants
 from graphprune.compiler.schedule import hoist_scratch, schedule
@@ -18,8 +19,13 @@ from graphprune.errors import CompileError
 Scratch = dict[str, list[tuple[str, tuple[int, ...]]]]
 
 
+def tvm_target(target: Target) -> tvm.target.Target:
+    """TVM's form of `target`: of the device that runs its kernels, or of its processor."""
+    return device.device_target(target) if target.device else llvm_target(target)
+
+
 def llvm_target(target: Target) -> tvm.target.Target:
-    """TVM's form of `target`. Sums may be reordered and contracted: a dot product is vectors of partial sums."""
+    """TVM's form of a processor. Sums may be reordered and contracted: a dot product is vectors of partial sums."""
     config: dict[str, object] = {
         "kind": "llvm",
         "mcpu": target.cpu,
@@ -63,11 +69,13 @@ def lower(module: tvm.IRModule, target: Target) -> Lowered:
         CompileError: an operator that only TVM's runtime library computes.
     """
     transform = relax.transform
-    with llvm_target(target), tvm.transform.PassContext(opt_level=3):
+    covers: dict[str, list[str]] = {}
+    with tvm_target(target), tvm.transform.PassContext(opt_level=3):
         module = transform.DecomposeOpsForInference()(module)
         module = fold_constants(transform.CanonicalizeBindings()(module))
         module = transform.FoldConstant()(module)
-        module, covers = select_kernels(module, target)
+        if not target.device:
+            module, covers = select_kernels(module, target)
         module = transform.LegalizeOps()(use_polynomials(module))
         _no_library_calls(module)
         for step in (
@@ -82,18 +90,20 @@ def lower(module: tvm.IRModule, target: Target) -> Lowered:
             transform.CallTIRRewrite(),
         ):
             module = step(module)
-    module, scratch, ours = _schedule(module)
+        if target.device:
+            module = device.schedule(module)
+    module, scratch, ours = _schedule(module, target)
     return Lowered(module, scratch, ours, covers)
 
 
-def _schedule(module: tvm.IRModule) -> tuple[tvm.IRModule, Scratch, dict[str, str]]:
+def _schedule(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, Scratch, dict[str, str]]:
     scratch: Scratch = {}
     ours: dict[str, str] = {}
     for variable, function in list(module.functions.items()):
         if isinstance(function, tirx.PrimFunc):
             if OURS in function.attrs:
                 ours[str(variable.name_hint)] = str(function.attrs[OURS])
-            else:
+            elif not target.device:
                 function = schedule(function)
             function, buffers = hoist_scratch(function)
             module[variable] = function.with_attr("global_symbol", variable.name_hint)

@@ -37,7 +37,8 @@ class Kernel(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the function in the library.
-        kind: `ours` for a scheduled kernel of graphprune, `fallback` for one that TVM's legalisation wrote.
+        kind: `ours` for a scheduled kernel of graphprune, `fallback` for one that TVM's legalisation wrote, `scheduled`
+            for one that TVM scheduled for a graphics processor.
         nodes: ONNX nodes it computes, where known.
         how: the shape of its loops in words, for a kernel of graphprune.
     """

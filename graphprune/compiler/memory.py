@@ -6,24 +6,24 @@ The workspace is planned greedily, largest array first, each at the lowest offse
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from graphprune.compiler.program import Program
 
 ALIGNMENT = 64  # bytes; TVM's generated code assumes it, and it is a cache line
+DEVICE_ALIGNMENT = 256  # bytes; what a graphics processor wants of a buffer's parts
 SLACK = 256  # bytes after the last array: kernels may read, and never use, a vector or two beyond an array
 
 
-def _align(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def plan(program: Program) -> tuple[int, int]:
+def plan(program: Program, alignment: int = ALIGNMENT) -> tuple[int, int]:
     """Give every tensor its offset; returns the bytes of the workspace and of the weights file."""
-    weights = 0
-    for tensor in program.constants:
-        tensor.offset = weights
-        weights += _align(tensor.nbytes)
+
+    def align(size: int) -> int:
+        return -(-size // alignment) * alignment
+
+    weights = _place_weights(program, align)
     born, dies = _lifetimes(program)
-    sizes = {root: _align(program.tensors[root].nbytes) for root in born}
+    sizes = {root: align(program.tensors[root].nbytes) for root in born}
     placed: list[int] = []
     workspace = 0
     for root in sorted(born, key=lambda r: (-sizes[r], r)):
@@ -40,7 +40,41 @@ def plan(program: Program) -> tuple[int, int]:
         workspace = max(workspace, offset + sizes[root])
     for tensor in program.tensors:
         tensor.offset = program.tensors[tensor.root].offset
-    return workspace + SLACK, weights + SLACK
+    return workspace + SLACK, weights
+
+
+def rooms(program: Program, alignment: int = DEVICE_ALIGNMENT) -> tuple[list[int], int]:
+    """Give every tensor a buffer of its own while it lives, where parts of one may not be read and written at once.
+
+    Returns the bytes of every buffer, and of the weights file. A constant's offset is its place there; any other's is
+    the number of its buffer. Largest arrays first, each into the first buffer that is free.
+    """
+    weights = _place_weights(program, lambda size: -(-size // alignment) * alignment)
+    born, dies = _lifetimes(program)
+    sizes: list[int] = []
+    lodgers: list[list[int]] = []
+    for root in sorted(born, key=lambda r: (-program.tensors[r].nbytes, r)):
+        free = (
+            room
+            for room, others in enumerate(lodgers)
+            if all(born[other] > dies[root] or dies[other] < born[root] for other in others)
+        )
+        room = next(free, len(sizes))
+        if room == len(sizes):
+            sizes.append(-(-max(program.tensors[root].nbytes, 4) // 4) * 4)
+            lodgers.append([])
+        lodgers[room].append(root)
+        program.tensors[root].offset = room
+    return sizes, weights
+
+
+def _place_weights(program: Program, align: Callable[[int], int]) -> int:
+    """Put the constants one after the other; the bytes of their file."""
+    weights = 0
+    for tensor in program.constants:
+        tensor.offset = weights
+        weights += align(tensor.nbytes)
+    return weights + SLACK
 
 
 def _lifetimes(program: Program) -> tuple[dict[int, int], dict[int, int]]:

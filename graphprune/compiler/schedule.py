@@ -25,11 +25,14 @@ def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def hoist_scratch(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[tuple[str, tuple[int, ...]]]]:
-    """`function` taking its top-level buffers as further parameters, and the dtype and shape of each."""
+    """`function` taking its top-level buffers as further parameters, and the dtype and shape of each.
+
+    What lies in the shared memory or the registers of a device stays.
+    """
     root = function.body.block if isinstance(function.body, s_tir.SBlockRealize) else None
     if root is None or not root.alloc_buffers:
         return function, []
-    buffers = list(root.alloc_buffers)
+    buffers = [b for b in root.alloc_buffers if b.scope() == "global"]
     block = s_tir.SBlock(
         root.iter_vars,
         root.reads,
@@ -37,7 +40,7 @@ def hoist_scratch(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[tuple[st
         root.name_hint,
         root.body,
         root.init,
-        [],
+        [b for b in root.alloc_buffers if b.scope() != "global"],
         root.match_buffers,
         root.annotations,
     )

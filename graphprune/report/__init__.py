@@ -153,7 +153,7 @@ class KernelReport(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the kernel.
-        kind: ``ours`` or ``fallback``, as in ``manifest.json``.
+        kind: ``ours``, ``fallback`` or ``scheduled``, as in ``manifest.json``.
         how: the shape of its loops in words, where known.
         nodes: what it computes of the pruned model.
         seconds: median; ``None`` where single kernels could not be timed.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from graphprune.compiler.memory import ALIGNMENT, SLACK, plan
+from graphprune.compiler.memory import ALIGNMENT, DEVICE_ALIGNMENT, SLACK, plan, rooms
 from graphprune.compiler.program import Call, Program
 
 
@@ -39,6 +39,15 @@ def test_constants_lie_one_after_the_other_and_views_share() -> None:
     assert [t.offset for t in program.constants] == [0, ALIGNMENT]
     assert weights == 2 * ALIGNMENT + SLACK
     assert program.tensors[view].offset == program.tensors[1].offset
+
+
+def test_buffers_that_live_together_are_different_ones() -> None:
+    program = chain([256, 100, 256, 300])
+    program.add("float32", (5,), value=np.ones(5, np.float32))
+    sizes, weights = rooms(program)
+    assert sizes == [1200, 1024, 400]
+    assert [t.offset for t in program.tensors] == [0, 2, 1, 0, 0]  # the constant: its place in the weights
+    assert weights == DEVICE_ALIGNMENT + SLACK
 
 
 @given(st.data())

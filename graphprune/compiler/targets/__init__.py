@@ -22,6 +22,7 @@ from graphprune.plugins import installed
 _MACHINES = {"x86_64": "x86-64", "amd64": "x86-64", "x86-64": "x86-64", "arm64": "aarch64", "aarch64": "aarch64"}
 C_COMPILERS = ("cc", "gcc", "clang")  # what a system calls its own
 ZIG = "ziglang"  # the package of a C compiler and linker for every target
+NVRTC = "nvidia.cuda_nvrtc"  # the package of NVIDIA's compiler for kernels
 _SUFFIXES = {"linux": ".so", "darwin": ".dylib", "win32": ".dll"}
 
 
@@ -42,6 +43,7 @@ class Target:
         also: further modules built of the same kernels and weights, each with the features it adds; the loader takes
             the first whose features are there.
         unchecked: features that every machine of the triple has, or that nothing on the device can ask for.
+        device: what runs the kernels where that is no processor: `cuda` or `webgpu`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Target:
     cpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
+    device: str = ""
 
     @property
     def wasm(self) -> bool:
@@ -90,6 +93,8 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "aarch64-android": _here("android"),
     "armv7": _here("armv7"),
     "wasm32": _here("wasm32"),
+    "cuda": _here("cuda"),
+    "webgpu": _here("webgpu"),
 }
 
 
@@ -147,7 +152,8 @@ def resolve_all(names: Iterable[str], mcpu: str = "") -> dict[str, Target]:
         if twin := next((n for n, t in found.items() if t.name == target.name), None):
             raise UsageError(f"targets {twin!r} and {name!r} both go to the folder {target.name}", "give one of them")
         if lacks := missing(target):
-            hint = 'pip install "graphprune[edge]"' if lacks == [ZIG] else "graphprune targets"
+            extra = "edge" if lacks == [ZIG] else "cuda" if target.device and set(lacks) <= {ZIG, NVRTC} else ""
+            hint = f'pip install "graphprune[{extra}]"' if extra else "graphprune targets"
             raise CompileError(f"target {name!r} needs {' and '.join(lacks)}", hint)
         found[name] = target
     return found
@@ -158,6 +164,12 @@ def missing(target: Target) -> list[str]:
     import tvm
 
     lacks = []
+    if target.device and tvm.get_global_func(f"target.build.{target.device}", allow_missing=True) is None:
+        lacks.append(f"TVM with its back end for {target.device}")
+    if target.device == "cuda" and not importlib.util.find_spec(NVRTC):
+        lacks.append(NVRTC)
+    if target.device == "webgpu":
+        return lacks
     architecture = (target.triple or machine()).partition("-")[0]
     architecture = "arm" if architecture.startswith("armv") else architecture.replace("arm64", "aarch64")
     if architecture not in tvm.get_global_func("target.llvm_get_targets")():

@@ -1,0 +1,194 @@
+"""The target `cuda`: machine code for every generation without a graphics processor, and the library around it.
+
+Without a graphics processor the kernels run on the processor, as C++ behind a driver of our own (fake_cuda.cc): that
+checks the kernels' arithmetic, indexing and barriers, the plan of launches, and what is said where the driver fails.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import struct
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphprune import execute, runtime
+from graphprune.compiler import build, compile_model, nvrtc, targets
+from graphprune.errors import CompileError, InvalidModelError
+from tests.compiler.oracle import assert_same, check, feeds, model, need, reference
+from tests.compiler.test_compile import residual_net
+
+FAKE = Path(__file__).with_name("fake_cuda.cc")
+NETS = {
+    "product": model(
+        "g (float[5,7] x) => (float[5,4] y) { m = MatMul (x, w) a = Add (m, b) y = Relu (a) }", w=(7, 4), b=(4,)
+    ),
+    "convolutions": model(
+        """g (float[2,3,9,7] x) => (float[2,6] y) {
+            a = Conv <pads = [1,1,1,1]> (x, u, c)
+            b = Clip (a, low, high)
+            d = Conv <strides = [2,2], group = 8> (b, v)
+            e = MaxPool <kernel_shape = [2,2]> (d)
+            f = Conv (e, w)
+            m = ReduceMean <axes = [2,3], keepdims = 0> (f)
+            y = Softmax (m)
+        }""",
+        u=(8, 3, 3, 3),
+        c=(8,),
+        v=(8, 1, 3, 3),
+        w=(6, 8, 1, 1),
+        low=np.float32(0),
+        high=np.float32(6),
+    ),
+    "residual": residual_net(1, 4),
+    "tokens": model(
+        """g (int64[1,6] i) => (float[1,6,4] y) {
+            a = Gather (t, i) b = Sigmoid (a) y = LayerNormalization <axis = -1> (b, s)
+        }""",
+        t=(9, 4),
+        s=np.ones(4, np.float32),
+    ),
+}
+SHAPES = {"residual": {"x": (1, 3, 32, 32)}}
+
+
+class Fake:
+    """A compiled folder beside a driver that runs its kernels here."""
+
+    def __init__(self, name: str, folder: Path, embed: bool = False) -> None:
+        need("g++", targets.ZIG)
+        if targets.machine() != "x86-64":
+            pytest.skip("the library is for x86-64")
+        texts: list[str] = []
+
+        def captured(source: str, architecture: str) -> bytes:
+            texts.append(source)
+            return architecture.encode() + b"\0"
+
+        self.folder, self.driver = folder / "out", folder / "driver"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build.nvrtc, "compile_cuda", captured)
+            artefact = compile_model(NETS[name], self.folder, "cuda", SHAPES.get(name), embed_weights=embed)
+        self.manifest = artefact.manifest
+        self.driver.mkdir()
+        (self.driver / "kernels.cu").write_text(texts[0])
+        (self.driver / "cuda.h").touch()  # NVIDIA's, of which the kernels use nothing
+        command = ["g++", "-std=c++17", "-w", "-O1", "-shared", "-fPIC", f"-I{self.driver}"]
+        run([*command, "-Wl,-soname,libcuda.so.1", str(FAKE), "-o", str(self.driver / "libcuda.so.1"), "-ldl"])
+        with resources.as_file(resources.files("graphprune").joinpath("drive.c")) as main:
+            code = [str(main), str(self.folder / "libmodel.a"), "-ldl", "-lm", "-pthread"]
+            run(["cc", f"-I{self.folder}", *code, "-o", str(self.driver / "drive")])
+
+    def run(self, inputs: dict[str, np.ndarray], **environment: str) -> dict[str, np.ndarray]:
+        """Outputs of the library; its error as an AssertionError."""
+
+        def drive(scratch: Path) -> str:
+            env = {**os.environ, "LD_LIBRARY_PATH": str(self.driver), **environment}
+            self.said = run([str(self.driver / "drive"), str(self.folder), str(scratch)], env)
+            return self.said
+
+        return execute._with_files(drive, self.manifest, inputs)[0]
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_kernels_and_launches_compute_what_onnxruntime_does(name: str, tmp_path: Path) -> None:
+    fake = Fake(name, tmp_path)
+    inputs = feeds(NETS[name], SHAPES.get(name))
+    assert_same(fake.run(inputs), reference(NETS[name], inputs))
+    assert {kernel.kind for kernel in fake.manifest.kernels} == {"scheduled"}
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Fake:
+    return Fake("product", tmp_path_factory.mktemp("cuda"), embed=True)
+
+
+def test_weights_can_be_inside(fake: Fake) -> None:
+    inputs = feeds(NETS["product"])
+    assert_same(fake.run(inputs), reference(NETS["product"], inputs))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("FAKE_CUDA_FAILS", "cuInit", "graphprune_create: no NVIDIA graphics processor in this machine"),
+        ("FAKE_CUDA_FAILS", "cuMemAlloc", "graphprune_create: out of memory: taking memory for weights failed"),
+        ("FAKE_CUDA_FAILS", "cuLaunchKernel", "graphprune_run: .*_kernel failed: made to fail"),
+        ("FAKE_CUDA_FAILS", "cuCtxSynchronize", "graphprune_run: running the kernels failed: made to fail"),
+        ("FAKE_CUDA_GENERATION", "75", "not compiled for graphics processors as old as this one"),
+    ],
+)
+def test_what_goes_wrong_is_said(fake: Fake, variable: str, value: str, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        fake.run(feeds(NETS["product"]), **{variable: value})
+
+
+@pytest.mark.parametrize(
+    ("generation", "image"), [("80", "sm_80"), ("86", "sm_80"), ("90", "sm_90"), ("120", "compute_9")]
+)
+def test_a_processor_gets_the_code_of_its_generation(fake: Fake, generation: str, image: str) -> None:
+    fake.run(feeds(NETS["product"]), FAKE_CUDA_GENERATION=generation, FAKE_CUDA_SHOWS="1")
+    assert fake.said.split() == ["image", image]
+
+
+def need_nvrtc() -> None:
+    need(targets.ZIG)
+    if not importlib.util.find_spec("nvidia") or not importlib.util.find_spec(targets.NVRTC):
+        pytest.skip("needs nvidia-cuda-nvrtc-cu12, of the extra `cuda`")
+
+
+@pytest.mark.parametrize("name", ["convolutions", "tokens"])
+def test_machine_code_is_made_for_every_generation(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_nvrtc()
+    made: dict[str, bytes] = {}
+    real = nvrtc.compile_cuda
+    monkeypatch.setattr(build.nvrtc, "compile_cuda", lambda s, a: made.setdefault(a, real(s, a)))
+    compile_model(NETS[name], tmp_path, "cuda")
+    assert list(made) == ["sm_90", "sm_80", "compute_90"]
+    for generation in (80, 90):
+        code = made[f"sm_{generation}"]
+        assert code[:4] == b"\x7fELF"
+        assert struct.unpack_from("<H", code, 18)[0] == 190  # EM_CUDA
+        assert code in (tmp_path / "model.so").read_bytes()
+    assert b".target sm_90" in made["compute_90"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "libmodel.a",
+        "manifest.json",
+        "model.h",
+        "model.so",
+        "weights.bin",
+    ]
+
+
+def test_without_a_driver_the_library_says_so(tmp_path: Path) -> None:
+    need_nvrtc()
+    compile_model(NETS["product"], tmp_path, "cuda")
+    if execute.cuda_present():
+        pytest.skip("this machine has a graphics processor")
+    assert execute.execution(tmp_path).by == "not run here: needs an NVIDIA graphics processor"
+    with pytest.raises(InvalidModelError, match=r"no NVIDIA (driver|graphics processor)"):
+        runtime.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_on_a_graphics_processor(name: str, tmp_path: Path) -> None:
+    need_nvrtc()
+    if not execute.cuda_present():
+        pytest.skip("needs an NVIDIA graphics processor")
+    check(NETS[name], tmp_path, SHAPES.get(name), "cuda")
+
+
+def test_code_that_nvrtc_refuses_is_an_error() -> None:
+    need_nvrtc()
+    with pytest.raises(CompileError, match=r"compiling kernels for sm_80 failed: .*error"):
+        nvrtc.compile_cuda("not C", "sm_80")
