@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from graphprune.report import Report, html
@@ -30,6 +31,30 @@ def test_a_browser_lays_it_out_without_overflow(browser, report, tmp_path, width
     across, down = browser.execute_script(size)
     assert across <= width
     assert down > 3000
+
+
+def test_kernels_of_long_names_leave_room_on_a_phone(browser, report, tmp_path):
+    calls = [msgspec.structs.replace(call, name="fused_" + "maximum_" * 9) for call in report.targets[0].calls]
+    long = msgspec.structs.replace(report, targets=[msgspec.structs.replace(report.targets[0], calls=calls)])
+    show(browser, long, tmp_path, 360)
+    computes, table = browser.execute_script(
+        """document.querySelectorAll("details").forEach(d => { d.open = true });
+        const table = document.querySelector(".kernels");
+        return [table.rows[1].cells[1].offsetWidth, table.offsetWidth]"""
+    )
+    assert table <= 360
+    assert computes > table / 3
+
+
+def test_layers_and_kernels_are_printed_whole(browser, report, tmp_path):
+    show(browser, report, tmp_path)
+    tall = 'return [...document.querySelectorAll(".printed")].map(details => details.offsetHeight)'
+    shown = browser.execute_script(tall)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    printed = browser.execute_script(tall)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert len(printed) == 2
+    assert all(p > 2 * s for p, s in zip(printed, shown, strict=True))
 
 
 def test_a_browser_fetches_nothing_and_has_nothing_to_complain_of(browser, report, tmp_path):
