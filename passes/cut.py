@@ -13,7 +13,7 @@ from graphprune.state import State
 class Cut:
     """Slice every tensor that a dropped unit touches; the runner proves the law on the result.
 
-    What went is left in ``data["cut"]``: for every axis, bool [old axis size].
+    What went is left in ``data["cut"]``: for every axis, bool [old axis size]; the model before in ``data["uncut"]``.
 
     Attributes:
         needed: whether a model in which nothing can be pruned is an error.
@@ -31,4 +31,5 @@ class Cut:
         going = gone(state.prunable, state.drop)
         if not going:
             return replace(state, scores={}, drop={})
-        return replace(state, model=cut(state.model, going), scores={}, drop={}, data={**state.data, "cut": going})
+        data = {**state.data, "cut": going, "uncut": state.model}
+        return replace(state, model=cut(state.model, going), scores={}, drop={}, data=data)

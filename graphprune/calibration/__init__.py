@@ -7,28 +7,20 @@ seeded noise images, and ``statistics`` corrects what becomes of them inside; or
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.calibration.activations import (
-    POSITIONS,
-    Inputs,
-    batched,
-    has_images,
-    is_open,
-    positions,
-    run,
-    synthetic,
-)
+from graphprune.calibration.activations import Inputs, batched, has_images, is_open, synthetic
 from graphprune.calibration.importance import importance
 from graphprune.calibration.matching import matched
+from graphprune.calibration.measured import WIDEST, Measured, columns, sampled, walked
 from graphprune.calibration.noise import KINDS
 from graphprune.calibration.statistics import Statistics, imposed, in_graph, observed, shrunk
-from graphprune.calibration.tokens import enough, reader, sequences, writer
+from graphprune.calibration.tokens import enough, lengths, reader, sequences, writer
 from graphprune.calls import calls, rule_of
 from graphprune.cost import CostModel
 from graphprune.model import Model
@@ -36,7 +28,6 @@ from graphprune.progress import track
 from graphprune.proof import seeded_inputs
 from graphprune.rules import Dim, Layer
 
-WIDEST = 6144  # columns of the largest problem: its matrices take 300 MB each
 MATCHED = 0.5  # share of inputs optimised to match statistics, among what is made up
 GIVEN = 0.5  # share of real inputs, where there are any
 WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
@@ -144,23 +135,18 @@ def layers(model: Model) -> tuple[dict[str, tuple[gs.Node, Layer]], dict[str, st
             found[layer.weight] = (node, layer)
     for name, (_, layer) in list(found.items()):
         weight = model.constants[name]
-        columns = _columns(model, name, layer)
+        width = columns(model, name, layer)
         why = ""
         if uses[name] > 1:
             why = "its weight is shared"
-        elif columns > WIDEST:
-            why = f"{columns:,} inputs are more than {WIDEST:,}"
+        elif width > WIDEST:
+            why = f"{width:,} inputs are more than {WIDEST:,}"
         elif np.dtype(weight.dtype).kind != "f":
             why = f"its weight is stored as {weight.dtype}"
         if why:
             del found[name]
             skipped[name] = why
     return found, skipped
-
-
-def _columns(model: Model, name: str, layer: Layer) -> int:
-    """Inputs of one part of a layer, but for grouped convolutions, where it is those of all."""
-    return int(model.constants[name].shape[layer.summed]) * layer.taps
 
 
 def bias_of(node: gs.Node, layer: Layer) -> gs.Constant | None:
@@ -201,40 +187,43 @@ def calibrate(
     """
     model = batched(model)
     found, skipped = layers(model)
-    if sum(8 * (_columns(model, name, layer) + 1) ** 2 for name, (_, layer) in found.items()) > HELD_MOMENTS:
+    if sum(8 * (columns(model, name, layer) + 1) ** 2 for name, (_, layer) in found.items()) > HELD_MOMENTS:
         skipped |= dict.fromkeys(found.keys() - set(first), "its inputs stay, and the model is large")
         found = {name: layer for name, layer in found.items() if name in first}
     known = {t.name for node in model.graph.nodes for t in node.outputs}
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
     noise: dict[str, Noise] = {}
-    sets: list[dict[str, _Measured]] = []
+    sets: list[dict[str, Measured]] = []
     if (read := reader(model, vocabulary)) is not None:
         read = writer(model, read)
-        widest = max((_columns(model, name, layer) for name, (_, layer) in found.items()), default=1)
-        words = sequences(model, read, max(count, enough(widest, read)), seed)
-        noise["tokens"] = Noise(lambda: words, observed(model, statistics, words))
-        sets.append(_measure(model, found, words, seed))
+        widest = max((columns(model, name, layer) for name, (_, layer) in found.items()), default=1)
+        made = {length: partial(sequences, model, replace(read, length=length)) for length in lengths(model, read)}
+        for length, make in made.items():
+            words = make(max(count, enough(widest, length)), seed)
+            noise[f"tokens by {length}"] = Noise(partial(_same, words), observed(model, statistics, words))
+            sets.append(walked(model, found, words))
         how = "written by the model" if read.logits else "drawn from the vocabulary"
-        source = f"{items(words)} sequences of {read.length} tokens {how}: {read}"
+        number = sum(items(kind.make()) for kind in noise.values())
+        source = f"{number} sequences of {' and '.join(map(str, made))} tokens {how}: {read}"
     else:
         kinds = tuple(kinds) if has_images(model) else tuple(kinds[:1])
         for kind in track(kinds):
             make = partial(synthetic, model, kind, count, seed, spread)
             inputs = make()
             noise[kind] = Noise(make, observed(model, statistics, inputs))
-            sets.append(_measure(imposed(model, statistics, noise[kind].found), found, inputs, seed))
+            sets.append(sampled(imposed(model, statistics, noise[kind].found), found, inputs, seed))
         imitated = "scaled to BatchNorm statistics in every layer" if statistics else "no BatchNorm statistics to match"
         source = f"{count} inputs of {' and '.join(kinds)} noise each, {imitated}"
     shares = [1 / len(sets)] * len(sets)
     nearest = []  # the inputs that are most like real ones
     if (similar := _matching(model, statistics, kinds[-1], seed, spread, effort)) is not None:
         noise = {"matched": Noise(lambda: similar, observed(model, statistics, similar))}
-        sets.append(_measure(model, found, similar, seed))
+        sets.append(sampled(model, found, similar, seed))
         shares = [*(share * (1 - MATCHED) for share in shares), MATCHED]
         nearest.append(similar)
         source += f"; {items(similar)} inputs optimised to match them"
     if given is not None:
-        sets.append(_measure(model, found, given, seed))
+        sets.append(sampled(model, found, given, seed))
         shares = [*(share * (1 - GIVEN) for share in shares), GIVEN]
         nearest.append(given)
         source += f"; {items(given)} real inputs"
@@ -253,6 +242,10 @@ def calibrate(
         energy = np.trace(covariance) if matters is None else (matters * covariance).sum()
         moments[name] = Moments(layer, _affine(model, node, layer), second, float(energy), matters)
     return Calibration(moments, statistics, noise, skipped, source)
+
+
+def _same(inputs: Inputs) -> Inputs:
+    return inputs
 
 
 def items(inputs: Inputs) -> int:
@@ -287,98 +280,3 @@ def _affine(model: Model, node: gs.Node, layer: Layer) -> np.ndarray:
     if (bias := bias_of(node, layer)) is not None:
         column[...] = np.asarray(bias.values, np.float64).reshape(column.shape)
     return np.concatenate([matrix, column], axis=2)
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """Of ``count`` positions: ``second`` as in ``Moments``, and the covariance of the tensor the output ends up in."""
-
-    second: np.ndarray
-    covariance: np.ndarray
-    count: int
-
-
-def _measure(
-    model: Model, found: Mapping[str, tuple[gs.Node, Layer]], inputs: Inputs, seed: int
-) -> dict[str, _Measured]:
-    """What flows into every layer, and how what its output becomes varies."""
-    goal = {name: _destination(node) for name, (node, _) in found.items()}
-    relative = {tensor.name for tensor in goal.values() if _normalised(tensor)}
-    wanted = list(dict.fromkeys([*(layer.x for _, layer in found.values()), *(t.name for t in goal.values())]))
-    total = max((len(x) for x in inputs.values() if x.ndim), default=1)
-    second: dict[str, np.ndarray] = {}
-    count: dict[str, int] = {}
-    sums: dict[str, np.ndarray] = {}  # of y yᵀ, y ending in a 1
-    for chunk, values in enumerate(run(model, wanted, inputs)):
-        share = max((len(values[name]) for name, x in inputs.items() if x.ndim and name in values), default=1) / total
-        for k, (name, (_, layer)) in enumerate(found.items()):
-            x, y = values[layer.x], values[goal[name].name]
-            there = layer.positions(x.shape)
-            some = min(there, max(1, round(share * max(POSITIONS, 2 * _columns(model, name, layer)))))
-            at = np.sort(np.random.default_rng([seed, chunk, k]).choice(there, some, replace=False))
-            rows = layer.unfold(x, at).astype(np.float64)
-            rows = np.concatenate([rows, np.ones((*rows.shape[:2], 1))], axis=2)
-            if goal[name].name in relative and y.size // y.shape[-1] == there:
-                rows /= _size(y.reshape(there, -1)[at])
-            second[name] = second.get(name, 0.0) + rows.swapaxes(1, 2) @ rows
-            count[name] = count.get(name, 0) + some
-        for name in {tensor.name for tensor in goal.values()}:
-            y = positions(values[name])
-            size = _size(y) if name in relative else 1.0
-            if y.shape[1] > WIDEST:  # only how much it varies in all is then wanted
-                y = y[:, :WIDEST]
-            y = np.c_[y, np.ones(len(y))] / size
-            sums[name] = sums.get(name, 0.0) + y.T @ y
-    covariance = {name: _covariance(s) for name, s in sums.items()}
-    return {
-        name: _Measured(second[name] / second[name][0, -1, -1], covariance[goal[name].name], count[name])
-        for name in found
-    }
-
-
-def _size(y: np.ndarray) -> np.ndarray:
-    """Root mean square of every row, [rows, 1]."""
-    return np.sqrt((y.astype(np.float64) ** 2).mean(axis=1, keepdims=True)) + 1e-12
-
-
-def _normalised(tensor: gs.Tensor) -> bool:
-    """Whether a layer or RMS normalisation reads a tensor, in one node or in several.
-
-    It divides every position by its own size, so that an error counts by what it is of that.
-    """
-    for node in tensor.outputs:
-        squares = node.op == "Pow" or (node.op == "Mul" and node.inputs[0] is node.inputs[-1])
-        means = node.outputs[0].outputs if squares else [node]
-        if "LayerNorm" in node.op or node.op in ("LayerNormalization", "RMSNormalization"):
-            return True
-        if any(mean.op == "ReduceMean" and _last_axis(mean) for mean in means):
-            return True
-    return False
-
-
-def _last_axis(node: gs.Node) -> bool:
-    given = node.inputs[1].values if len(node.inputs) > 1 else node.attrs.get("axes", ())
-    rank = len(node.inputs[0].shape or ())
-    return [int(axis) for axis in np.ravel(given)] in ([-1], [rank - 1])
-
-
-def _covariance(sums: np.ndarray) -> np.ndarray:
-    mean = sums[-1, :-1] / sums[-1, -1]
-    return sums[:-1, :-1] / sums[-1, -1] - np.outer(mean, mean)
-
-
-def _destination(node: gs.Node) -> gs.Tensor:
-    """The tensor an output ends up in: behind scalings and the residual addition that follow directly.
-
-    An error weighs what it is against this tensor: a small branch beside a strong shortcut matters little.
-    """
-    tensor = node.outputs[0]
-    while len(tensor.outputs) == 1 and tensor.outputs[0].op in ("Add", "Mul", "BatchNormalization"):
-        reader = tensor.outputs[0]
-        computed = [t for t in reader.inputs if not isinstance(t, gs.Constant)]
-        if len(computed) == 2 and reader.op == "Add":
-            return reader.outputs[0]
-        if len(computed) > 1:
-            break
-        tensor = reader.outputs[0]
-    return tensor

@@ -113,6 +113,12 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[st
     asked = dict.fromkeys(name for name in wanted if name not in model.inputs)
     header.graph.output.extend(outputs.get(name, ValueInfoProto(name=name)) for name in asked)
     runner = Runner(replace(model, header=header), optimise=True)
+    for chunk in track(chunks(model, inputs, wanted)):
+        yield {**chunk, **runner(chunk)}
+
+
+def chunks(model: Model, inputs: Inputs, wanted: Sequence[str] = ()) -> list[Inputs]:
+    """Inputs in parts that a model takes at a time, few enough for their activations, and the ``wanted`` ones kept."""
     # How much of the first axis of each input makes one run; scalars are given whole.
     sizes = {name: shape[0] for name, shape in model.input_shapes.items() if shape and name in model.inputs}
     runs = min((len(inputs[name]) // size for name, size in sizes.items() if size), default=1)
@@ -121,11 +127,11 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[st
         kept = sum(_bytes(model.shapes.get(name, ())) for name in wanted)
         largest = max(map(_bytes, model.shapes.values()), default=1)  # a few of which are held at any time
         step = max(1, min(runs, MEMORY // max(kept, 6 * largest, 1)))
-    for start in track(range(0, runs, step)):
-        stop = min(start + step, runs)
-        chunk = {name: inputs[name][start * size : stop * size] for name, size in sizes.items()}
-        chunk |= {name: inputs[name] for name in model.inputs if name not in sizes}
-        yield {**chunk, **runner(chunk)}
+    whole = {name: inputs[name] for name in model.inputs if name not in sizes}
+    return [
+        {name: inputs[name][start * size : min(start + step, runs) * size] for name, size in sizes.items()} | whole
+        for start in range(0, runs, step)
+    ]
 
 
 def positions(values: np.ndarray) -> np.ndarray:

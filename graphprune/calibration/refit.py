@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.calibration import bias_of, layers
+from graphprune.calibration import Calibration, Moments, bias_of, layers
+from graphprune.cut import Gone
 from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.progress import track
@@ -30,31 +31,43 @@ def refitted(state: State, name: str, solve: Solve) -> State:
     Raises:
         UsageError: the layers were not calibrated.
     """
-    calibration, going = state.data.get("calibration"), state.data.get("cut", {})
-    if calibration is None:
+    calibrated(state, name)
+    model, going = state.model.copy(), state.data.get("cut", {})
+    found = list(lost(model, state))
+    for node, layer, moments in track(found):
+        write(model, node, layer, np.stack([solve(*problem) for problem in left(layer, moments, going)]))
+    return replace(state, model=replace(model)) if found else state
+
+
+def calibrated(state: State, name: str) -> Calibration:
+    """What is known of the layers; raises ``UsageError`` for the pass of this name where nothing is."""
+    found: Calibration | None = state.data.get("calibration")
+    if found is None:
         raise UsageError(f"{name} needs calibrated layers", f'write "calibrate, ..., cut, {name}"')
-    model = state.model.copy()
-    changed = False
-    for weight, (node, layer) in track(layers(model)[0].items()):
-        gone, moments = going.get(Dim(weight, layer.summed)), calibration.moments.get(weight)
-        if gone is None or moments is None:
-            continue
-        fitted = []
-        for problem in moments.left(gone, going.get(Dim(weight, 1 - layer.summed))):
-            matrix = solve(*problem)
-            fitted.append(matrix if layer.shiftable else np.pad(matrix, [(0, 0), (0, 1)]))
-        write(model, node, layer, np.stack(fitted))
-        changed = True
-    return replace(state, model=replace(model)) if changed else state
+    return found
+
+
+def lost(model: Model, state: State) -> Iterator[tuple[gs.Node, Layer, Moments]]:
+    """The calibrated layers of a cut model that lost inputs, in the order of the graph."""
+    calibration, going = state.data["calibration"], state.data.get("cut", {})
+    for weight, (node, layer) in layers(model)[0].items():
+        if Dim(weight, layer.summed) in going and weight in calibration.moments:
+            yield node, layer, calibration.moments[weight]
+
+
+def left(layer: Layer, moments: Moments, going: Gone) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What a cut left of every part of a layer, see ``Moments.left``."""
+    return moments.left(*(going.get(Dim(layer.weight, axis)) for axis in (layer.summed, 1 - layer.summed)))
 
 
 def write(model: Model, node: gs.Node, layer: Layer, matrix: np.ndarray) -> None:
-    """Give a layer W and, where it can have one, the bias in the last column: float64 [parts, outputs, n + 1].
+    """Give a layer W and, where it can have one, the bias in the last column: float64 [parts, outputs, n (+ 1)].
 
     The bias goes into the node's own input, into the addition behind it, or into a new one.
     """
     weight = node.inputs[1]
-    node.inputs[1] = gs.Constant(weight.name, layer.tensor(matrix[:, :, :-1], weight.shape).astype(weight.dtype))
+    columns = matrix.shape[2] - layer.shiftable
+    node.inputs[1] = gs.Constant(weight.name, layer.tensor(matrix[:, :, :columns], weight.shape).astype(weight.dtype))
     if layer.shiftable:
         _shift(model, node, layer, matrix[:, :, -1].reshape(-1).astype(weight.dtype))
 

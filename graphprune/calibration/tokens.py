@@ -20,6 +20,7 @@ from graphprune.progress import track
 from graphprune.proof import Runner, seeded_inputs, whole_number_readers
 
 SAMPLES = 2.5  # tokens for each input of the widest layer: two is what second moments need
+HALVINGS = 3  # sequences are drawn of the whole length, of half of it, and so on
 SWEEPS = 6  # times that a model goes over what it writes
 TEMPERATURE = 1.0
 HELD = 1 << 27  # bytes of logits held at a time
@@ -101,9 +102,21 @@ def sequences(model: Model, read: Reader, count: int, seed: int) -> dict[str, np
     return inputs_for(model, read, ids)
 
 
-def enough(columns: int, read: Reader) -> int:
-    """How many sequences the second moments of a layer of ``columns`` inputs need."""
-    return ceil(SAMPLES * columns / read.length)
+def lengths(model: Model, read: Reader) -> list[int]:
+    """How long sequences are, each kind with as many tokens as the others.
+
+    What a token becomes depends on how many are read with it. A text that the model writes holds all lengths up to its
+    own; where each token sees all others, and nothing fixes their number, shorter sequences are drawn as well.
+    """
+    whole = all(x.ndim == 2 and x.dtype.kind in "iub" for x in seeded_inputs(model).values())
+    if read.logits is not None or 1 not in symbolic_axes(model.inputs[read.ids]) or not whole:
+        return [read.length]
+    return [n for n in (read.length >> k for k in range(HALVINGS + 1)) if n > 1] or [read.length]
+
+
+def enough(columns: int, length: int) -> int:
+    """How many sequences of a length the second moments of a layer of ``columns`` inputs need."""
+    return ceil(SAMPLES * columns / length)
 
 
 def inputs_for(

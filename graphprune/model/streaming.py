@@ -1,9 +1,12 @@
-"""Runs a model too large for memory: part by part, each with its own weights, handing on what later parts read."""
+"""Runs a model part by part, each with its own weights, handing on what later parts read.
+
+So memory grows with a part and not with the model, and what is found on the way can change the parts ahead.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from onnx import ModelProto, helper
 from graphprune.model import Model
 from graphprune.model.session import session
 from graphprune.model.surgeon import export_node, export_tensor
-from graphprune.model.weights import DataFile, size
+from graphprune.model.weights import DataFile, is_streamed, size
 
 # Bytes of weights that are run together; one larger tensor makes a part of its own.
 PART = 1 << 28
@@ -71,7 +74,45 @@ def run(
     return [{n: constants[n] if n in constants else values[n].numpy() for n in wanted} for values in known]
 
 
+def walk(
+    model: Model, batches: Sequence[Mapping[str, np.ndarray]], wanted: Sequence[Collection[str]]
+) -> Iterator[list[dict[str, np.ndarray]]]:
+    """Go through the nodes of a model in order, for all batches at once, stopping wherever tensors are asked for.
+
+    The nodes ahead of a stop may be changed there: they are run as they are when the walk comes to them.
+
+    Args:
+        model: its nodes are run as far as they are needed, in their order.
+        batches: inputs by name.
+        wanted: names of tensors, one collection for every stop.
+
+    Yields:
+        The values of the tensors of each stop by name, for every batch.
+    """
+    known = [{n: ort.OrtValue.ortvalue_from_numpy(np.asarray(x)) for n, x in inputs.items()} for inputs in batches]
+    done = 0
+    for k, names in enumerate(wanted):
+        nodes = model.graph.nodes
+        makes = [at for at, node in enumerate(nodes) if any(t.name in names for t in node.outputs)]
+        stop = max([done, *(at + 1 for at in makes)])
+        own = tuple(nodes[done:stop])
+        later = {t.name for node in nodes[stop:] for t in node.inputs}.union(*wanted[k:])
+        made = dict.fromkeys(t.name for node in own for t in node.outputs if t.name in later)
+        weights = {t.name: t for node in own for t in node.inputs if isinstance(t, gs.Constant)}
+        for values, results in zip(known, _results(model, Part(own, weights, tuple(made)), known), strict=True):
+            values |= dict(zip(made, results, strict=True))
+        done = stop
+        yield [{name: values[name].numpy() for name in names} for values in known]
+        later = {t.name for node in model.graph.nodes[done:] for t in node.inputs}.union(*wanted[k + 1 :])
+        for values in known:
+            for name in values.keys() - later:
+                del values[name]
+
+
 def _results(model: Model, part: Part, known: Sequence[Mapping[str, ort.OrtValue]]) -> list[list[ort.OrtValue]]:
+    """What a part computes, for all that is known of every batch."""
+    if not part.results:
+        return [[] for _ in known]
     made = {t.name for node in part.nodes for t in node.outputs}
     read = dict.fromkeys(t.name for node in part.nodes for t in node.inputs if t.name)
     given = [name for name in read if name not in made and name not in part.weights]
@@ -83,9 +124,13 @@ def _results(model: Model, part: Part, known: Sequence[Mapping[str, ort.OrtValue
         proto.graph.input.append(helper.make_tensor_value_info(name, kind, [None] * rank))
     proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in part.results)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+        held: dict[str, np.ndarray] = {}
         with DataFile(Path(folder) / "weights") as data:
-            proto.graph.initializer.extend(export_tensor(t, data) for t in part.weights.values())
+            streamed = {name for name, t in part.weights.items() if is_streamed(t)}
+            proto.graph.initializer.extend(
+                export_tensor(t, data if name in streamed else held) for name, t in part.weights.items()
+            )
         path = Path(folder) / "part.onnx"
         path.write_bytes(proto.SerializeToString())
-        opened = session(str(path), keep=False)
+        opened = session(str(path), values=held, keep=False)
         return [opened.run_with_ort_values(list(part.results), {n: values[n] for n in given}) for values in known]

@@ -1,0 +1,109 @@
+"""Second moments of what flows into every layer, and of what its output becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphprune.calibration.activations import POSITIONS, Inputs, chunks, positions, run
+from graphprune.calibration.destination import destination, normalised, size
+from graphprune.model import Model
+from graphprune.model.streaming import walk
+from graphprune.progress import track
+from graphprune.rules import Layer
+
+WIDEST = 6144  # columns of the largest problem: its matrices take 300 MB each
+
+Found = Mapping[str, tuple[gs.Node, Layer]]
+"""Layers by the name of their weight."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Of ``count`` positions: ``second`` as in ``Moments``, and the covariance of the tensor the output ends up in."""
+
+    second: np.ndarray
+    covariance: np.ndarray
+    count: int
+
+
+def columns(model: Model, name: str, layer: Layer) -> int:
+    """Inputs of one part of a layer, but for grouped convolutions, where it is those of all."""
+    return int(model.constants[name].shape[layer.summed]) * layer.taps
+
+
+def sampled(model: Model, found: Found, inputs: Inputs, seed: int) -> dict[str, Measured]:
+    """Some positions of every layer, the whole model run on a few inputs at a time."""
+    sums = _Sums(found)
+    total = max((len(x) for x in inputs.values() if x.ndim), default=1)
+    for chunk, values in enumerate(run(model, sums.wanted, inputs)):
+        share = max((len(values[name]) for name, x in inputs.items() if x.ndim and name in values), default=1) / total
+        for k, (name, (_, layer)) in enumerate(found.items()):
+            there = layer.positions(values[layer.x].shape)
+            some = min(there, max(1, round(share * max(POSITIONS, 2 * columns(model, name, layer)))))
+            at = np.sort(np.random.default_rng([seed, chunk, k]).choice(there, some, replace=False))
+            sums.add(name, values, at, np.float64)
+    return sums.measured()
+
+
+def walked(model: Model, found: Found, inputs: Inputs) -> dict[str, Measured]:
+    """Every position of every layer, one layer after another for all inputs: no more is held than one layer needs."""
+    sums = _Sums(found)
+    stops = [(layer.x, sums.goal[name].name) for name, (_, layer) in found.items()]
+    for name, seen in zip(track(list(found)), walk(model, chunks(model, inputs), stops), strict=True):
+        layer = found[name][1]
+        for values in seen:
+            sums.add(name, values, np.arange(layer.positions(values[layer.x].shape)), np.float32)
+    return sums.measured()
+
+
+class _Sums:
+    """Sums over positions, so far; x and y end in a 1."""
+
+    def __init__(self, found: Found) -> None:
+        self.goal = {name: destination(node).tensor for name, (node, _) in found.items()}
+        self._layers = {name: layer for name, (_, layer) in found.items()}
+        self._relative = {tensor.name for tensor in self.goal.values() if normalised(tensor)}
+        self._first = {tensor.name: name for name, tensor in reversed(self.goal.items())}
+        self._second: dict[str, np.ndarray] = {}  # of x xᵀ, by layer
+        self._count: dict[str, int] = {}
+        self._goals: dict[str, np.ndarray] = {}  # of y yᵀ, by tensor
+
+    @property
+    def wanted(self) -> list[str]:
+        """The tensors whose values are looked at."""
+        return list(dict.fromkeys(n for name, layer in self._layers.items() for n in (layer.x, self.goal[name].name)))
+
+    def add(self, name: str, values: Mapping[str, np.ndarray], at: np.ndarray, precision: type) -> None:
+        """Count some positions of a layer, and what its output becomes where no layer before it has that in common."""
+        layer, goal = self._layers[name], self.goal[name].name
+        y = values[goal]
+        rows: np.ndarray = layer.unfold(values[layer.x], at).astype(precision)
+        rows = np.concatenate([rows, np.ones((*rows.shape[:2], 1), precision)], axis=2)
+        there = layer.positions(values[layer.x].shape)
+        if goal in self._relative and y.size // y.shape[-1] == there:
+            rows /= size(y.reshape(there, -1)[at]).astype(precision)
+        self._second[name] = self._second.get(name, 0.0) + (rows.swapaxes(1, 2) @ rows).astype(np.float64)
+        self._count[name] = self._count.get(name, 0) + len(at)
+        if self._first[goal] == name:
+            seen = positions(y)
+            worth = size(seen) if goal in self._relative else 1.0
+            seen = seen[:, :WIDEST]  # of more, only how much it varies in all is wanted
+            seen = np.c_[seen, np.ones(len(seen))] / worth
+            self._goals[goal] = self._goals.get(goal, 0.0) + seen.T @ seen
+
+    def measured(self) -> dict[str, Measured]:
+        """The moments."""
+        covariance = {name: _covariance(sums) for name, sums in self._goals.items()}
+        return {
+            name: Measured(second / second[0, -1, -1], covariance[self.goal[name].name], self._count[name])
+            for name, second in self._second.items()
+        }
+
+
+def _covariance(sums: np.ndarray) -> np.ndarray:
+    mean = sums[-1, :-1] / sums[-1, -1]
+    return sums[:-1, :-1] / sums[-1, -1] - np.outer(mean, mean)
