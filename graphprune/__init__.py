@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune.api import Inspection, Result, bench, compile, inspect, prune, verify
+    from graphprune.api import Inspection, Result, compile, inspect, prune, verify
+    from graphprune.benching import bench
     from graphprune.errors import GraphpruneError
     from graphprune.plan import Plan
     from graphprune.runtime import load
@@ -20,7 +21,7 @@ _HOME = {
     "Inspection": "graphprune.api",
     "Plan": "graphprune.plan",
     "Result": "graphprune.api",
-    "bench": "graphprune.api",
+    "bench": "graphprune.benching",
     "compile": "graphprune.api",
     "inspect": "graphprune.api",
     "load": "graphprune.runtime",

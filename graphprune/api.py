@@ -12,18 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
-import numpy as np
 from onnx import ModelProto
 
 from graphprune import plan as plans
+from graphprune.building import cache_of, peak_of, picked
 from graphprune.calibration.images import real_inputs, scale_of
 from graphprune.clocks import Clock, compiled_clock, onnxruntime_clock
 from graphprune.errors import TargetNotReachedError, UsageError, VerificationError
 from graphprune.fidelity import measure
 from graphprune.groups import Dependencies
-from graphprune.latency import Timing, interleave
+from graphprune.latency import interleave
 from graphprune.model import Model, load, save
-from graphprune.options import InspectOptions, ModelOptions, PruneOptions, RunOptions, takes
+from graphprune.options import (
+    CompileOptions,
+    InspectOptions,
+    ModelOptions,
+    PruneOptions,
+    RunOptions,
+    takes,
+)
 from graphprune.output import claim_folder, new_files, new_folder
 from graphprune.pipeline import BEFORE, Record, parse, run
 from graphprune.plan import Plan
@@ -32,6 +39,7 @@ from graphprune.proof import COMPILED_RTOL, REWRITE_RTOL, Agreement, Runner, jud
 from graphprune.proof import Inputs as Inputs  # the signatures made of the options name it
 from graphprune.report import KernelReport, Report, TargetReport, html, to_json
 from graphprune.report import build as build_report
+from graphprune.report.kernels import kernel_reports
 from graphprune.rounds import met
 from graphprune.sensitivity import sensitive
 from graphprune.state import State
@@ -202,7 +210,7 @@ def compile(
     timing_seconds: float = 2.0,
     command: str = "",
     announce: Announce = _silent,
-    **options: Unpack[PruneOptions],
+    **options: Unpack[CompileOptions],
 ) -> Result:
     """Prune, compile for every target, and write one folder with all that came of it.
 
@@ -227,12 +235,16 @@ def compile(
     """
     from graphprune.compiler import compile_model
     from graphprune.compiler.targets import resolve_all
+    from graphprune.compiler.tune import timeable
     from graphprune.execute import execution
 
     folder = Path(folder)
     claim_folder(folder, force)
     machines = resolve_all(targets, mcpu)
-    result = _pruned(source, compiled_clock(next(iter(machines.values()))), command, announce, options)
+    if options["tune"] != "off" and not any(map(timeable, machines.values())):
+        raise UsageError("none of these targets can be timed on this machine", "leave --tune out")
+    first = next(iter(machines.values()))
+    result = _pruned(source, compiled_clock(first, picked(first, options)), command, announce, options)
     given = seeded_inputs(result.original, options["seed"])
     inputs = {name: given[name] for name in result.model.inputs}
     reference = Runner(result.model, optimise=True)(inputs)
@@ -254,6 +266,8 @@ def compile(
                 result.model.chosen_shapes,
                 announce,
                 embed_weights,
+                picked(machine, options),
+                cache_of(options),
             )
             way = execution(artefact.folder)
             agreement = judge(way.run(inputs), reference, tolerance, result.model, inputs) if way.run else None
@@ -263,7 +277,11 @@ def compile(
                     f"more than {agreement.rtol:.0e}",
                     "nothing was written; please report the model",
                 )
-            reports.append(_target_report(artefact, way.by, agreement, way.profile(inputs) if way.profile else None))
+            spent = way.profile(inputs) if way.profile else None
+            layers = kernel_reports(result.model, artefact.manifest.kernels, spent)
+            reports.append(
+                _target_report(artefact, way.by, agreement, layers, None if spent is None else peak_of(machine))
+            )
             if way.run and way.in_process:
                 calls[f"compiled, {machine.name}"] = partial(way.run, inputs)
             if way.times:
@@ -306,46 +324,6 @@ def verify(original: Source, pruned: Source, plan: Plan, **options: Unpack[RunOp
     return judge(result, Runner(state.model)(inputs), rtol(model, REWRITE_RTOL), state.model, inputs)
 
 
-@takes
-def bench(
-    candidates: Sequence[str | os.PathLike[str]],
-    *,
-    seconds: float = 5.0,
-    threads: int = 1,
-    **options: Unpack[RunOptions],
-) -> dict[str, Timing]:
-    """Time ONNX files (in onnxruntime) and compiled folders in turn, on the same inputs; the first is the baseline.
-
-    Args:
-        candidates: paths of ``.onnx`` files and of folders written by ``compile``; the first must be an ONNX file.
-        seconds: how long in all.
-        threads: of onnxruntime and of compiled libraries.
-
-    Returns:
-        Milliseconds and ratios, by a name for each candidate.
-
-    Raises:
-        InvalidModelError: a candidate cannot be read or does not run on this machine.
-        UsageError: the first candidate is no ONNX file.
-    """
-    from graphprune.runtime import load as load_library
-
-    models = [Path(c) for c in candidates]
-    if models[0].is_dir():
-        raise UsageError("the first thing to time is the baseline, an ONNX file", "graphprune bench MODEL.onnx FOLDER")
-    first = _load(models[0], options)
-    inputs = seeded_inputs(first, options["seed"])
-    calls: dict[str, Callable[[], object]] = {}
-    for path in models:
-        if path.is_dir():
-            calls[f"{path}, compiled"] = partial(load_library(path, threads), inputs)
-            path = path / "model.onnx"
-        if path.is_file():
-            model = load(path, input_shapes=first.input_shapes)
-            calls[f"{path}, onnxruntime"] = partial(Runner(model, optimise=True, threads=threads), inputs)
-    return interleave(calls, seconds=seconds, threads=threads)
-
-
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
@@ -364,12 +342,11 @@ def _prepared(state: State) -> State:
     return state
 
 
-def _target_report(artefact: Artefact, by: str, agreement: Agreement | None, spent: np.ndarray | None) -> TargetReport:
+def _target_report(
+    artefact: Artefact, by: str, agreement: Agreement | None, calls: list[KernelReport], peak: float | None
+) -> TargetReport:
     kinds = Counter(kernel.kind for kernel in artefact.manifest.kernels)
     size = sum(f.stat().st_size for f in artefact.folder.iterdir())
     error, allowed = (agreement.error, agreement.rtol) if agreement else (None, None)
-    seconds = [None] * len(artefact.manifest.kernels) if spent is None else spent.tolist()
-    calls = [
-        KernelReport(k.name, k.kind, k.how, k.nodes, s) for k, s in zip(artefact.manifest.kernels, seconds, strict=True)
-    ]
-    return TargetReport(artefact.folder.name, error, allowed, dict(artefact.seconds), size, dict(kinds), by, calls)
+    seconds = dict(artefact.seconds)
+    return TargetReport(artefact.folder.name, error, allowed, seconds, size, dict(kinds), by, calls, peak)

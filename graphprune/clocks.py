@@ -20,6 +20,7 @@ from graphprune.proof import Runner, seeded_inputs
 
 if TYPE_CHECKING:
     from graphprune.compiler.targets import Target
+    from graphprune.compiler.ways import Pick
 
 SECONDS = 1.5  # of timing original and result in turn
 
@@ -49,12 +50,15 @@ def onnxruntime_clock() -> Clock:
     return Clock(onnxruntime_profile, compare)
 
 
-def compiled_clock(target: Target) -> Clock:
-    """Compiled libraries of a target that runs here; layers that it cannot time are timed in onnxruntime."""
+def compiled_clock(target: Target, pick: Pick | None = None) -> Clock:
+    """Compiled libraries of a target that runs here; layers that it cannot time are timed in onnxruntime.
+
+    ``pick`` chooses their kernels; by default the cost model does.
+    """
 
     def profile(model: Model) -> tuple[float, dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
-            way, nodes = _compiled(model, Path(folder), target)
+            way, nodes = _compiled(model, Path(folder), target, pick)
             if way.profile is None:
                 return onnxruntime_profile(model)
             seconds = way.profile(seeded_inputs(model))
@@ -70,10 +74,10 @@ def compiled_clock(target: Target) -> Clock:
         inputs = seeded_inputs(original)
         if id(original) not in originals:
             kept = tempfile.TemporaryDirectory()
-            originals[id(original)] = kept, _compiled(original, Path(kept.name), target)[0]
+            originals[id(original)] = kept, _compiled(original, Path(kept.name), target, pick)[0]
         first = originals[id(original)][1]
         with tempfile.TemporaryDirectory() as folder:
-            ways = [first, first if model is original else _compiled(model, Path(folder), target)[0]]
+            ways = [first, first if model is original else _compiled(model, Path(folder), target, pick)[0]]
             if all(way.in_process for way in ways):
                 calls = {str(k): partial(way.run, inputs) for k, way in enumerate(ways) if way.run}
                 timings = interleave(calls, seconds=SECONDS)
@@ -84,11 +88,11 @@ def compiled_clock(target: Target) -> Clock:
     return Clock(profile, compare)
 
 
-def _compiled(model: Model, folder: Path, target: Target) -> tuple[Execution, list[tuple[str, ...]]]:
+def _compiled(model: Model, folder: Path, target: Target, pick: Pick | None) -> tuple[Execution, list[tuple[str, ...]]]:
     """How the compiled model runs, and the nodes that each of its kernels computes."""
     from graphprune.compiler import compile_model
 
-    artefact = compile_model(model.proto(), folder, target, model.chosen_shapes)
+    artefact = compile_model(model.proto(), folder, target, model.chosen_shapes, pick=pick)
     way = execution(artefact.folder)
     if not (way.run and way.in_process) and not way.times:
         raise UsageError(f"{target.name} cannot be timed here: {way.by}", "a latency target needs a target that is")

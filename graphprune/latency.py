@@ -16,7 +16,7 @@ class Timing(msgspec.Struct, frozen=True):
         median_ms: milliseconds of one call.
         low_ms: first quartile.
         high_ms: third quartile.
-        ratio: median over rounds of this call's time by the first candidate's in the same round; below 1 is faster.
+        ratio: median over rounds of this call's time by its baseline's in the same round; below 1 is faster.
         runs: rounds counted.
         threads: threads it was allowed.
     """
@@ -33,16 +33,16 @@ def interleave(
     candidates: Mapping[str, Callable[[], object]],
     *,
     seconds: float = 2.0,
-    threads: int = 1,
+    threads: int | Mapping[str, int] = 1,
     least: int = 5,
     alone: Mapping[str, Callable[[float], list[float]]] | None = None,
 ) -> dict[str, Timing]:
     """Time the candidates in turn, round after round, so that a drifting machine hits them alike.
 
     Args:
-        candidates: name → a call to time; the first is the baseline of the ratios.
+        candidates: name → a call to time; the first with as many threads is the baseline of the ratios.
         seconds: time to spend, after a warm-up round.
-        threads: noted in the result.
+        threads: how many each candidate is allowed, or all are.
         least: rounds to do whatever the time.
         alone: name → what measures itself for some seconds and gives the milliseconds of its calls; timed afterwards,
             with the ratio of its median to the baseline's.
@@ -59,13 +59,17 @@ def interleave(
             row.append(time.perf_counter() - began)
         rounds.append(row)
     times = np.array(rounds) * 1e3
+    allowed = {name: threads if isinstance(threads, int) else threads[name] for name in candidates}
+    first: dict[int, int] = {}
+    for k, count in enumerate(allowed.values()):
+        first.setdefault(count, k)
     found = {
-        name: _timing(times[:, k], float(np.median(times[:, k] / times[:, 0])), threads)
-        for k, name in enumerate(candidates)
+        name: _timing(times[:, k], float(np.median(times[:, k] / times[:, first[count]])), count)
+        for k, (name, count) in enumerate(allowed.items())
     }
     for name, measure in (alone or {}).items():
         own = np.array(measure(seconds))
-        found[name] = _timing(own, float(np.median(own) / np.median(times[:, 0])), threads)
+        found[name] = _timing(own, float(np.median(own) / np.median(times[:, 0])), 1)
     return found
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from graphprune.plan import Plan
     from graphprune.proof import Inputs
 
+TUNING = ("off", "quick")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -59,6 +61,14 @@ def share(text: str) -> float:
 def split(texts: list[str]) -> list[str]:
     """Values that are separated by commas, or given one by one."""
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def counts(texts: list[str]) -> list[int]:
+    """Whole numbers that are separated by commas, or given one by one."""
+    found = [int(text) if text.isdecimal() else -1 for text in split(texts)]
+    if not found or min(found) < 0:
+        raise UsageError(f"'{','.join(texts)}' is no list of numbers", "write 1, 0 for all there are, or 1,2")
+    return found
 
 
 def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
@@ -313,6 +323,40 @@ AMOUNTS = (
 def asked(options: PruneOptions) -> bool:
     """Whether something says what to remove."""
     return any(options[name] is not None for name in AMOUNTS)  # type: ignore[literal-required]
+
+
+def _tuning(text: str) -> str:
+    if text not in TUNING:
+        raise UsageError(f"'{text}' is no way to tune", f"one of {', '.join(TUNING)}")
+    return text
+
+
+class BuildOptions(TypedDict, total=False):
+    """How kernels are chosen, and what is kept between runs."""
+
+    tune: Annotated[
+        str,
+        Option(
+            "off",
+            "`quick` times a handful of kernels for each layer and remembers the times; `off` trusts the cost model.",
+            "HOW",
+            read=_tuning,
+            choices=lambda: [*TUNING],
+        ),
+    ]
+    cache_dir: Annotated[
+        "Path | None",
+        Option(None, "Where compiled models and times are kept. [GRAPHPRUNE_CACHE_DIR, ~/.cache]", "DIR", kind=Path),
+    ]
+    no_cache: Annotated[bool, Option(False, "Keep nothing, and use nothing that was kept.", kind=bool)]
+
+
+class CompileOptions(PruneOptions, BuildOptions, total=False):
+    """How a model is pruned, and how the result is compiled."""
+
+
+class BenchOptions(RunOptions, BuildOptions, total=False):
+    """What is run and on what, and how it is compiled."""
 
 
 def declared(group: Any) -> dict[str, tuple[Any, Option]]:

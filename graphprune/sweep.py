@@ -26,6 +26,7 @@ from typing import Any, Unpack
 import msgspec
 
 from graphprune import api
+from graphprune.benching import bench
 from graphprune.errors import GraphpruneError, OutputError, TargetNotReachedError, UsageError, VerificationError
 from graphprune.options import CutOptions, takes
 from graphprune.output import MARK, claim_folder, new_files, new_folder
@@ -333,13 +334,14 @@ def _timed(
 
     made = {p.name: folder / POINTS / p.name for p in points if p.kept}
     paths = [path if (path / machine()).is_dir() else path / "model.onnx" for path in made.values()]
-    timings = api.bench(
+    timings = bench(
         [model, *paths],
         seconds=seconds,
         input_shapes=options["input_shapes"],
         dim_params=options["dim_params"],
+        build=False,
         seed=options["seed"],
-    )
+    ).timings
     found = {
         name: {
             by: timings[label].median_ms

@@ -6,13 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
 import graphprune
 from graphprune import api
-from graphprune.errors import CompileError, NothingToPruneError, TargetNotReachedError, UsageError
+from graphprune.errors import CompileError, NothingToPruneError, TargetNotReachedError
 from tests.law import net
 
 RESNET = Path(__file__).parents[1] / "models" / "fashion_resnet20.onnx"
@@ -75,30 +74,12 @@ def test_unknown_targets_fail_before_anything_is_pruned(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bench_wants_a_baseline(tmp_path):
-    from graphprune import api
-
-    with pytest.raises(UsageError, match="baseline"):
-        api.bench([tmp_path, RESNET])
-    timings = api.bench([RESNET, RESNET], seconds=0)
-    assert [t.ratio for t in timings.values()] == [1.0]
-    assert all(np.isfinite(t.median_ms) for t in timings.values())
-
-
 def test_an_error_beyond_what_is_allowed_ends_the_run():
     with pytest.raises(TargetNotReachedError, match=r"off by .* on 12 made-up inputs, more than 1\.00%"):
         graphprune.prune(RESNET, ratio=0.5, preset="magnitude", max_error=0.01)
     report = graphprune.prune(RESNET, ratio=0.5, preset="magnitude", max_error=2.0).report
     assert report.fidelity is not None
     assert 0.01 < report.fidelity.error <= 2
-
-
-def test_bench_tells_equal_names_apart(tmp_path):
-    paths = [tmp_path / folder / "x" / "m.onnx" for folder in "ab"]
-    for path in paths:
-        path.parent.mkdir(parents=True)
-        path.write_bytes(RESNET.read_bytes())
-    assert list(api.bench(paths, seconds=0)) == [f"{path}, onnxruntime" for path in paths]
 
 
 def test_what_cannot_be_proved_is_cut_when_asked_for_measured_and_replayed() -> None:

@@ -12,8 +12,10 @@ from graphprune.cli.doctor import Diagnosis
 from graphprune.errors import visible
 from graphprune.execute import TargetInfo
 from graphprune.latency import Timing
-from graphprune.report import Report, size_text
+from graphprune.report import KernelReport, Report, size_text
 from graphprune.report.pareto import COLUMNS, Table, rows
+
+LEAST = 0.005  # share of the time from which a kernel is shown
 
 
 def summary(report: Report, latency: Mapping[str, Timing]) -> RichTable:
@@ -55,12 +57,31 @@ def summary(report: Report, latency: Mapping[str, Timing]) -> RichTable:
     return table
 
 
-def latencies(timings: Mapping[str, Timing]) -> RichTable:
+def latencies(timings: Mapping[str, Timing]) -> list[RichTable | str]:
     """Medians, quartiles and ratios of a bench run."""
     table = _table("", "median", "quartiles", "of the first")
     for name, t in timings.items():
         table.add_row(visible(name), f"{t.median_ms:.3f} ms", f"{t.low_ms:.3f} – {t.high_ms:.3f} ms", f"×{t.ratio:.2f}")
-    return table
+    runs = next(iter(timings.values())).runs
+    return [table, f"{runs} rounds in turn; ratios are to the first with as many threads"]
+
+
+def layers(name: str, calls: Sequence[KernelReport], peak: float | None) -> list[RichTable | str]:
+    """The kernels of a compiled model that take time: how fast they are, which were chosen and why."""
+    table = _table("layer", "kernel, and why", "µs", "GFLOP/s", "of peak")
+    table.columns[1].justify, table.columns[1].overflow = "left", "fold"
+    whole = sum(call.seconds or 0.0 for call in calls) or 1.0
+    small = [call for call in calls if (call.seconds or 0.0) < whole * LEAST]
+    for call in calls:
+        if call in small:
+            continue
+        how = call.how or ("TVM's fallback" if call.kind == "fallback" else "")
+        words = "; ".join(filter(None, [f"{call.name} {how}".strip(), call.why]))
+        speed = [f"{call.gflops:.1f}", _share(call.gflops / peak) if peak else ""] if call.gflops else ["", ""]
+        table.add_row(visible(call.nodes[0] if call.nodes else ""), words, f"{1e6 * (call.seconds or 0):.1f}", *speed)
+    rest = f"; {len(small)} kernels below {LEAST:.1%} of the whole are left out" if small else ""
+    top = f"; the peak of one thread is {peak:.0f} GFLOP/s" if peak else ""
+    return [table, f"{visible(name)}, one thread: {1e3 * whole:.3f} ms in kernels{top}{rest}"]
 
 
 def points(found: Table) -> list[RichTable | str]:

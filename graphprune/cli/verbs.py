@@ -10,16 +10,21 @@ from typing import Annotated, Any, NoReturn, Unpack
 
 import typer
 
-from graphprune.cli import plan
+from graphprune.cli import installation, plan
 from graphprune.cli.flags import verb
 from graphprune.cli.terminal import Terminal, fail
 from graphprune.errors import GraphpruneError, LimitError, UsageError, VerificationError
 from graphprune.options import (
+    BenchOptions,
+    BuildOptions,
+    CompileOptions,
     CutOptions,
     InspectOptions,
     PruneOptions,
     RunOptions,
     asked,
+    counts,
+    declared,
     milliseconds,
     share,
     size,
@@ -142,7 +147,7 @@ def compile(
     embed_weights: Annotated[bool, typer.Option("--embed-weights", help="Put the weights into the libraries.")] = False,
     dry_run: DryRun = False,
     force: Force = False,
-    **options: Unpack[PruneOptions],
+    **options: Unpack[CompileOptions],
 ) -> None:
     """Prune a model and compile it: one folder with model.onnx, plan.json, report.json and the libraries.
 
@@ -161,7 +166,7 @@ def compile(
     with terminal.progress() as announce:
         common: dict[str, Any] = {"command": _command(), "announce": announce, **options}
         if dry_run:
-            result = api.prune(model, **common)
+            result = api.prune(model, **{name: common[name] for name in common if name not in declared(BuildOptions)})
         else:
             result = api.compile(
                 model, output, targets=target, mcpu=mcpu, embed_weights=embed_weights, force=force, **common
@@ -258,41 +263,8 @@ def sweep(
     terminal.show(*tables.points(found), *best, f"wrote {output}/")
 
 
-@verb(app)
-def targets(terminal: Terminal) -> None:
-    """List what can be compiled for, and what is missing here to do it or to run the result.
-
-    Example: graphprune targets
-    """
-    from graphprune import execute
-    from graphprune.cli import tables
-
-    found = execute.survey()
-    terminal.data(found)
-    terminal.show(tables.targets(found))
-
-
-@verb(app)
-def doctor(terminal: Terminal) -> None:
-    """Check this installation: versions, onnxruntime, compilers, targets, and what runs their artefacts here.
-
-    Ends with 0 where models can be pruned and compiled for this machine, else with 1; what else is missing is told of.
-
-    Examples:
-
-    graphprune doctor
-
-    graphprune doctor --json
-    """
-    from graphprune.cli import tables
-    from graphprune.cli.doctor import examine
-
-    found = examine()
-    terminal.data(found)
-    terminal.show(*tables.diagnosis(found))
-    if found.missing:
-        worst = found.missing[0]
-        raise GraphpruneError(f"{worst.what}: {worst.found}", worst.install)
+verb(app)(installation.targets)
+verb(app)(installation.doctor)
 
 
 @verb(app)
@@ -336,23 +308,31 @@ def bench(
     terminal: Terminal,
     models: Annotated[list[Path], typer.Argument(help="ONNX files and compiled folders; the first is the baseline.")],
     seconds: Annotated[float, typer.Option(min=0, help="How long to measure in all.")] = 5.0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that each candidate may use.")] = 1,
-    **options: Unpack[RunOptions],
+    threads: Annotated[
+        list[str], typer.Option(help="Threads that each candidate may use, 0 for all; repeatable.", metavar="N,N")
+    ] = ["1,0"],  # noqa: B006
+    layers: Annotated[bool, typer.Option(help="Show every layer of the last model that is compiled.")] = True,
+    **options: Unpack[BenchOptions],
 ) -> None:
-    """Time models in turn on the same inputs: medians, quartiles, ratios.
+    """Time models in turn in one run: in onnxruntime, compiled, and with their zeros not skipped; then layer by layer.
 
-    Example: graphprune bench model.onnx model.graphprune
+    Examples:
+
+    graphprune bench model.onnx
+
+    graphprune bench model.onnx model.graphprune --threads 1 --seconds 20 --tune quick
     """
-    from graphprune import api
+    from graphprune import benching
     from graphprune.cli import tables
 
     with terminal.progress() as announce:
-        announce("time")
-        timings = api.bench(models, seconds=seconds, threads=threads, **options)
-    terminal.data(timings)
-    runs = next(iter(timings.values())).runs
-    note = f"{runs} rounds in turn, {threads} thread{'s' * (threads > 1)}"
-    terminal.show(tables.latencies(timings), note)
+        found = benching.bench(models, seconds=seconds, threads=counts(threads), announce=announce, **options)
+    terminal.data(found)
+    shown = [*found.layers.items()][-1:] if layers else []
+    terminal.show(
+        *tables.latencies(found.timings),
+        *(part for name, calls in shown for part in tables.layers(name, calls, found.peak)),
+    )
 
 
 def _write_page(report: Any, path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from graphprune.compiler.cache import digest, restore, store
 from graphprune.compiler.manifest import Kernel, Machine, Manifest, Value
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from graphprune.compiler.program import Program
     from graphprune.compiler.targets import Target
+    from graphprune.compiler.ways import Pick
 
 __all__ = ["Artefact", "compile_model"]
 
@@ -54,6 +56,8 @@ def compile_model(
     shapes: dict[str, tuple[int, ...]] | None = None,
     progress: Callable[[str], None] | None = None,
     embed_weights: bool = False,
+    pick: Pick | None = None,
+    cache: Path | None = None,
 ) -> Artefact:
     """Compile `proto` into `folder`.
 
@@ -64,6 +68,8 @@ def compile_model(
         shapes: the shape of every graph input that has a symbolic dimension.
         progress: called with the name of each step as it starts.
         embed_weights: put the weights into the library in place of `weights.bin`.
+        pick: what chooses kernels; by default the cost model does.
+        cache: a folder to take the artefact from, if it was made before, and to keep it in; by default there is none.
 
     Raises:
         CompileError: the model or the target cannot be compiled; the message names the node, input or tool.
@@ -82,12 +88,20 @@ def compile_model(
         with step("load the compiler"):
             from graphprune.compiler import importer, lower, targets
             from graphprune.compiler.program import read_program
+            from graphprune.compiler.ways import Cheapest
 
             machine = targets.resolve(target) if isinstance(target, str) else target
+            pick = pick or Cheapest()
+        key = _key(proto, machine, shapes, embed_weights, pick) if cache else ""
+        if cache and key:
+            with step("look in the cache"):
+                if restore(cache, key, new):
+                    manifest = msgspec.json.decode((new / "manifest.json").read_bytes(), type=Manifest)
+                    return Artefact(Path(folder), manifest, seconds)
         with step("import"):
             module, node_of = importer.import_onnx(proto, dict(shapes or {}))
         with step("lower"):
-            lowered = lower.lower(module, machine)
+            lowered = lower.lower(module, machine, pick)
             program = read_program(lowered.module, lowered.scratch, lowered.ours)
         initializers = {tensor.name for tensor in proto.graph.initializer}
         inputs = _values([v.name for v in proto.graph.input if v.name not in initializers], program, program.inputs)
@@ -110,7 +124,7 @@ def compile_model(
                     call.function,
                     "ours" if call.function in lowered.ours else "scheduled" if machine.device else "fallback",
                     tuple(node_of[v] for v in lowered.covers.get(call.label, [call.label]) if v in node_of),
-                    lowered.ours.get(call.function, ""),
+                    *lowered.ours.get(call.function, ("", "")),
                 )
                 for call in program.calls
             ),
@@ -119,6 +133,8 @@ def compile_model(
             versions={name: importlib.metadata.version(name) for name in ("graphprune", "apache-tvm", "onnx")},
         )
         (new / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+        if cache and key:
+            store(cache, key, new)
     return Artefact(Path(folder), manifest, seconds)
 
 
@@ -204,6 +220,17 @@ def _webgpu(model: _Model, folder: Path, step: _Step) -> _Code:
     identity = webgpu.write(folder / machine.library, program, rooms, kernels, launches, model.embed)
     javascript.write(folder, "webgpu", model.inputs, model.outputs)
     return _Code(identity, sum(rooms), weights)
+
+
+def _key(
+    proto: onnx.ModelProto, target: Target, shapes: dict[str, tuple[int, ...]] | None, embed_weights: bool, pick: Pick
+) -> str:
+    """What an artefact is cached under; empty for a model too large to be serialised."""
+    try:
+        content = proto.SerializeToString(deterministic=True)
+    except ValueError:
+        return ""
+    return digest("compiled", content, target, sorted((shapes or {}).items()), embed_weights, pick)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm import tirx
@@ -28,8 +29,8 @@ _SYSTEM = {"cc": C_COMPILERS, "ar": ("ar", "llvm-ar")}  # what a system calls it
 STATIC_LIBRARY = "libmodel.a"
 
 
-def write_object(module: tvm.IRModule, target: Target, path: Path) -> None:
-    """Compile the PrimFuncs of `module` to an object file."""
+def built(module: tvm.IRModule, target: Target) -> Any:
+    """The PrimFuncs of `module` as machine code: TVM's module, whose functions can be called where it runs here."""
     llvm = llvm_target(target)
     kernels = tvm.IRModule({v: f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)})
     pipeline, finalize_host, _ = tirx.get_tir_pipeline("s_tir")
@@ -37,7 +38,12 @@ def write_object(module: tvm.IRModule, target: Target, path: Path) -> None:
         kernels = pipeline(tirx.transform.BindTarget(llvm)(kernels))
         # Arguments come from static tables that fit by construction; checking them costs more code than the kernels.
         kernels = finalize_host()(tirx.transform.SkipAssert()(kernels))
-        tvm.get_global_func("target.build.llvm")(kernels, llvm).write_to_file(str(path), "o")
+        return tvm.get_global_func("target.build.llvm")(kernels, llvm)
+
+
+def write_object(module: tvm.IRModule, target: Target, path: Path) -> None:
+    """Compile the PrimFuncs of `module` to an object file."""
+    built(module, target).write_to_file(str(path), "o")
 
 
 def write_images(source: str, target: Target, folder: Path) -> list[Image]:

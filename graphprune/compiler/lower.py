@@ -12,8 +12,9 @@ from graphprune.compiler import device
 from graphprune.compiler.activations import use_polynomials
 from graphprune.compiler.fold import fold_constants
 from graphprune.compiler.schedule import hoist_scratch, schedule
-from graphprune.compiler.select import OURS, select_kernels
+from graphprune.compiler.select import OURS, WHY, select_kernels
 from graphprune.compiler.targets import Target
+from graphprune.compiler.ways import Pick
 from graphprune.errors import CompileError
 
 Scratch = dict[str, list[tuple[str, tuple[int, ...]]]]
@@ -52,18 +53,18 @@ class Lowered:
     Attributes:
         module: the kernels and `main`.
         scratch: dtype and shape of the scratch arrays each kernel takes after its own arguments.
-        ours: the shape of the loops in words, by name of the scheduled kernel.
+        ours: the shape of the loops in words, and why they were chosen, by name of the scheduled kernel.
         covers: Relax variables that a call of ours computes, by the variable of its result.
     """
 
     module: tvm.IRModule
     scratch: Scratch
-    ours: dict[str, str]
+    ours: dict[str, tuple[str, str]]
     covers: dict[str, list[str]]
 
 
-def lower(module: tvm.IRModule, target: Target) -> Lowered:
-    """`module` as kernels and a straight `main`.
+def lower(module: tvm.IRModule, target: Target, pick: Pick) -> Lowered:
+    """`module` as kernels and a straight `main`; `pick` chooses among the ways to compute a layer.
 
     Raises:
         CompileError: an operator that only TVM's runtime library computes.
@@ -75,7 +76,7 @@ def lower(module: tvm.IRModule, target: Target) -> Lowered:
         module = fold_constants(transform.CanonicalizeBindings()(module))
         module = transform.FoldConstant()(module)
         if not target.device:
-            module, covers = select_kernels(module, target)
+            module, covers = select_kernels(module, target, pick)
         module = transform.LegalizeOps()(use_polynomials(module))
         _no_library_calls(module)
         for step in (
@@ -96,13 +97,13 @@ def lower(module: tvm.IRModule, target: Target) -> Lowered:
     return Lowered(module, scratch, ours, covers)
 
 
-def _schedule(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, Scratch, dict[str, str]]:
+def _schedule(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, Scratch, dict[str, tuple[str, str]]]:
     scratch: Scratch = {}
-    ours: dict[str, str] = {}
+    ours: dict[str, tuple[str, str]] = {}
     for variable, function in list(module.functions.items()):
         if isinstance(function, tirx.PrimFunc):
             if OURS in function.attrs:
-                ours[str(variable.name_hint)] = str(function.attrs[OURS])
+                ours[str(variable.name_hint)] = str(function.attrs[OURS]), str(function.attrs[WHY])
             elif not target.device:
                 function = schedule(function)
             function, buffers = hoist_scratch(function)

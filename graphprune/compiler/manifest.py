@@ -41,12 +41,14 @@ class Kernel(msgspec.Struct, frozen=True):
             for one that TVM scheduled for a graphics processor.
         nodes: ONNX nodes it computes, where known.
         how: the shape of its loops in words, for a kernel of graphprune.
+        why: the reason for these loops, where there was a choice.
     """
 
     name: str
     kind: str
     nodes: tuple[str, ...]
     how: str = ""
+    why: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True):

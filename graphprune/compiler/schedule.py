@@ -24,6 +24,14 @@ def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
     return sch.mod["main"]
 
 
+def in_root_block(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """`function` with its body in a root block, which Relax's passes look for and the builder leaves out if empty."""
+    if isinstance(function.body, s_tir.SBlockRealize):
+        return function
+    block = s_tir.SBlock([], [], [], "root", function.body)
+    return function.with_body(s_tir.SBlockRealize([], True, block))
+
+
 def hoist_scratch(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[tuple[str, tuple[int, ...]]]]:
     """`function` taking its top-level buffers as further parameters, and the dtype and shape of each.
 

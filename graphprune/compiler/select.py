@@ -10,22 +10,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax, s_tir, tirx
+from tvm import relax, tirx
 
-from graphprune.compiler.kernels import sparse, winograd
-from graphprune.compiler.kernels.conv import Conv, conv_kernel, pack_weights
+from graphprune.compiler.kernels.conv import Conv
 from graphprune.compiler.kernels.epilogue import Epilogue
-from graphprune.compiler.kernels.matmul import Matmul, matmul_kernel, pack_panels
+from graphprune.compiler.kernels.matmul import Matmul
 from graphprune.compiler.kernels.padding import Window
 from graphprune.compiler.kernels.rows import concat_kernel, reduce_kernel, softmax_kernel
 from graphprune.compiler.kernels.window import Windowed, average_weights, window_kernel
+from graphprune.compiler.schedule import in_root_block
 from graphprune.compiler.targets import Target
+from graphprune.compiler.ways import Pick, Way, ways_of_conv, ways_of_product
 
 OURS = "graphprune.kernel"  # attribute of functions whose loops are final, with their shape in words
+WHY = "graphprune.why"  # attribute that says why these loops, where there was a choice
 _OPAQUE = 8  # TVM's kOpaque: fused with nothing
 
 
@@ -53,24 +56,33 @@ class _Chain:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A function to call with these Relax arguments; `how` is the shape of its loops in words."""
+    """A function to call with these Relax arguments; `how` is the shape of its loops in words, `why` the reason."""
 
     name: str
     function: tirx.PrimFunc
     arguments: list[Any]
     how: str = ""
+    why: str = ""
 
 
-def select_kernels(module: tvm.IRModule, target: Target) -> tuple[tvm.IRModule, dict[str, list[str]]]:
-    """`module` with kernels called where one fits, and the variables each call computes, by the result's variable."""
+def select_kernels(module: tvm.IRModule, target: Target, pick: Pick) -> tuple[tvm.IRModule, dict[str, list[str]]]:
+    """`module` with kernels called where one fits, and the variables each call computes, by the result's variable.
+
+    `pick` takes one of the ways to compute a layer.
+    """
     main = module["main"]
+    rules: dict[str, Callable[[_Graph, Any, Any, Target], _Found]] = {
+        **_RULES,
+        "relax.nn.conv2d": partial(_conv2d, pick=pick),
+        "relax.matmul": partial(_matmul, pick=pick),
+    }
     graph = _Graph(main)
     chosen: dict[Any, _Kernel] = {}
     covers: dict[str, list[str]] = {}
     for variable, call in graph.producer.items():
         if variable in graph.taken or not _operator(call):
             continue
-        rule = _RULES.get(call.op.name)
+        rule = rules.get(call.op.name)
         if rule is None or not _float32(call):
             continue
         found = rule(graph, variable, call, target)
@@ -95,20 +107,14 @@ class _Rewriter(relax.PyExprMutator):
             return
         kernel = self.chosen.get(binding.var)
         if kernel is not None:
-            function = _rooted(kernel.function).with_attrs({OURS: kernel.how, "op_pattern": _OPAQUE})
+            function = in_root_block(kernel.function).with_attrs(
+                {OURS: kernel.how, WHY: kernel.why, "op_pattern": _OPAQUE}
+            )
             variable = self.builder_.add_func(function, kernel.name)
             arguments = [self.visit_expr(a) for a in kernel.arguments]
             call = relax.call_tir(variable, relax.Tuple(arguments), out_ty=binding.var.ty)
             binding = relax.VarBinding(binding.var, self.builder_.normalize(call))
         super().visit_var_binding_(binding)
-
-
-def _rooted(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """`function` with its body in a root block, which Relax's passes look for and the builder leaves out if empty."""
-    if isinstance(function.body, s_tir.SBlockRealize):
-        return function
-    block = s_tir.SBlock([], [], [], "root", function.body)
-    return function.with_body(s_tir.SBlockRealize([], True, block))
 
 
 class _Graph:
@@ -260,7 +266,7 @@ def _window(call: Any, kernel: tuple[int, int], out: tuple[int, ...]) -> Window:
     return Window(_shape(call.args[0])[2:], kernel, strides, dilation, pad, out[2:])  # type: ignore[arg-type]
 
 
-def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target, pick: Pick) -> _Found:
     weight = _constant(call.args[1])
     plain = call.attrs.data_layout == "NCHW" and call.attrs.kernel_layout == "OIHW"
     if weight is None or not plain or weight.dtype != np.float32:
@@ -279,38 +285,29 @@ def _conv2d(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     if groups == 1 and out[2:] == (1, 1) and window.kernel == window.image and not any(window.pad):
         matrix = weight.reshape(filters, -1).T
         product = Matmul(1, batch, filters, matrix.shape[0], _shape(image), None, out, chain.epilogue)
-        return chain, _product("conv", product, image, matrix, chain, target)
+        return chain, _product("conv", product, image, matrix, chain, target, pick)
     conv = Conv(batch, channels, filters, groups, window, chain.epilogue)
-    dense, thin, tiled = conv.product(target), conv.sparse(weight, target), winograd.plan(conv, weight, target)
-    if tiled is not None and tiled.cost < min(dense.cost, thin.cost):
-        name, kernel, how = "winograd", winograd.winograd_kernel(tiled), f"{window}, {tiled}"
-        weights = [relax.const(winograd.pack(weight, tiled))]
-    elif thin.cost < dense.cost:
-        packed = sparse.pack(weight.reshape(groups, filters // groups, -1), thin)
-        name, weights, kernel = "sparse_conv", packed.constants, conv_kernel(conv, thin, packed.steps)
-        how = f"{window}, {thin}, {packed.share(thin):.0%} of the weights"
-    else:
-        name, kernel, how = "conv", conv_kernel(conv, dense), f"{window}, {dense}"
-        weights = [relax.const(pack_weights(weight, groups, dense))]
-    return chain, _Kernel(name, kernel, [image, *weights, relax.const(chain.bias), *residual], how)
+    way, why = pick(ways_of_conv(conv, weight, target, pick.few))
+    return chain, _called("conv", way, image, chain, why, f"{window}, ")
 
 
-def _product(name: str, op: Matmul, a: Any, b: Any, chain: _Chain, target: Target) -> _Kernel:
-    shape = op.product(target)
+def _called(what: str, way: Way, image: Any, chain: _Chain, why: str, layer: str = "", b: Any = None) -> _Kernel:
+    """The call of a way's kernel: what flows in, its constants or a `b` that is none, bias, residual."""
+    function, constants = way.make()
+    second = [relax.const(array) for array in constants] if b is None else [b]
     residual = [chain.residual] if chain.residual is not None else []
-    if isinstance(b, np.ndarray):
-        thin = sparse.plan_matmul(op, b, target)
-        if thin.cost < shape.cost:
-            packed = sparse.pack(b.T[None], thin)
-            arguments = [a, *packed.constants, relax.const(chain.bias.astype(np.float32)), *residual]
-            how = f"{thin}, {packed.share(thin):.0%} of the weights"
-            return _Kernel(f"sparse_{name}", sparse.matmul_kernel(op, thin, packed.steps), arguments, how)
-    second = relax.const(pack_panels(b, shape)) if isinstance(b, np.ndarray) else b
-    arguments = [a, second, relax.const(chain.bias.astype(np.float32)), *residual]
-    return _Kernel(name, matmul_kernel(op, target), arguments, f"{shape}")
+    name = {"dense": what, "sparse": f"sparse_{what}"}.get(way.kind, way.kind.lower())
+    arguments = [image, *second, relax.const(chain.bias.astype(np.float32)), *residual]
+    return _Kernel(name, function, arguments, layer + way.loops, why)
 
 
-def _matmul(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+def _product(name: str, op: Matmul, a: Any, b: Any, chain: _Chain, target: Target, pick: Pick) -> _Kernel:
+    matrix = b if isinstance(b, np.ndarray) else None
+    way, why = pick(ways_of_product(op, matrix, target, pick.few))
+    return _called(name, way, a, chain, why, b=b if matrix is None else None)
+
+
+def _matmul(graph: _Graph, variable: Any, call: Any, target: Target, pick: Pick) -> _Found:
     a, b = call.args
     out, a_shape, b_shape = _shape(call), _shape(a), _shape(b)
     if min(len(a_shape), len(b_shape)) < 2 or not (_float32(a) and _float32(b)):
@@ -322,7 +319,7 @@ def _matmul(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
         rows = int(np.prod(a_shape[:-1]))
         op = Matmul(1, rows, columns, depth, a_shape, None, out, chain.epilogue)
         matrix = constant.reshape(depth, columns) * chain.scale
-        return chain, _product("matmul", op, a, matrix, chain, target)
+        return chain, _product("matmul", op, a, matrix, chain, target, pick)
     if int(np.prod(b_shape[:-2])) == 1:  # one b for all: the leading axes of a are rows
         rows, batch = int(np.prod(a_shape[:-1])), 1
     elif a_shape[:-2] == b_shape[:-2]:
@@ -332,7 +329,7 @@ def _matmul(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     if np.any(chain.scale != 1):  # a dynamic b cannot take the scale in
         chain = _Chain(variable, variable, -1, np.ones(columns), np.zeros(columns), taken=[variable])
     op = Matmul(batch, rows, columns, depth, a_shape, b_shape, out, chain.epilogue)
-    return chain, _product("matmul", op, a, b, chain, target)
+    return chain, _product("matmul", op, a, b, chain, target, pick)
 
 
 def _pool(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
@@ -380,8 +377,6 @@ def _concat(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
 
 
 _RULES: dict[str, Callable[[_Graph, Any, Any, Target], _Found]] = {
-    "relax.nn.conv2d": _conv2d,
-    "relax.matmul": _matmul,
     "relax.nn.max_pool2d": _pool,
     "relax.nn.avg_pool2d": _pool,
     "relax.mean": _reduce,

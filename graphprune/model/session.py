@@ -39,6 +39,8 @@ def session(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    if threads > 1:  # its threads would go on looking for work, on processors that what is timed next needs
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile

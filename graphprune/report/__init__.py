@@ -21,6 +21,8 @@ from graphprune.groups import Group, Pinned
 from graphprune.latency import Timing
 from graphprune.model import Model
 from graphprune.pipeline import Record
+from graphprune.report.kernels import KernelReport as KernelReport
+from graphprune.report.kernels import TargetReport as TargetReport
 from graphprune.state import State
 
 PACKAGES = (
@@ -146,40 +148,6 @@ class Ratios(msgspec.Struct, frozen=True):
     channels: float
     parameters: float
     macs: float
-
-
-class KernelReport(msgspec.Struct, frozen=True):
-    """One call of a compiled program.
-
-    Attributes:
-        name: the kernel.
-        kind: ``ours``, ``fallback`` or ``scheduled``, as in ``manifest.json``.
-        how: the shape of its loops in words, where known.
-        nodes: what it computes of the pruned model.
-        seconds: median; ``None`` where single kernels could not be timed.
-    """
-
-    name: str
-    kind: str
-    how: str
-    nodes: tuple[str, ...]
-    seconds: float | None = None
-
-
-class TargetReport(msgspec.Struct, frozen=True):
-    """One compiled target: its folder, the largest relative error against onnxruntime, and the compiler's facts.
-
-    ``by`` says what ran it; nothing to run it here leaves no error, and then ``by`` says what it needs.
-    """
-
-    name: str
-    error: float | None
-    tolerance: float | None
-    seconds: dict[str, float]
-    bytes: int
-    kernels: dict[str, int]
-    by: str = "this machine"
-    calls: list[KernelReport] = []
 
 
 class Report(msgspec.Struct, frozen=True):

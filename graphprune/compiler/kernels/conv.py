@@ -43,15 +43,15 @@ class Conv:
         """Pixels of one output channel."""
         return self.window.out[0] * self.window.out[1]
 
-    def product(self, target: Target) -> Product:
-        """Extents and tile of one group's product."""
+    def products(self, target: Target) -> list[Product]:
+        """Extents of one group's product with every tile, the cheapest first."""
         depth, spare = self.channels // self.groups * self.taps, self._spare(target)
-        return product.plan(self.filters // self.groups, self.pixels, depth, target, self.taps, spare)
+        return product.plans(self.filters // self.groups, self.pixels, depth, target, self.taps, spare)
 
-    def sparse(self, weight: np.ndarray, target: Target) -> Product:
+    def sparse(self, weight: np.ndarray, target: Target) -> list[Product]:
         """The same where the zeros of `weight`, [filters, channels/groups, kh, kw], are skipped."""
         kept = weight.reshape(self.groups, self.filters // self.groups, -1) != 0
-        return product.plan_sparse(kept, self.pixels, target, self.taps, spare=self._spare(target))
+        return product.plans_sparse(kept, self.pixels, target, self.taps, spare=self._spare(target))
 
     def _spare(self, target: Target) -> int:
         """What copying whole vectors of output rows may write beyond a row of the strip."""

@@ -38,9 +38,9 @@ class Matmul:
     out_shape: tuple[int, ...]
     epilogue: Epilogue
 
-    def product(self, target: Target) -> Product:
-        """Extents and tile of one product."""
-        return product.plan(self.rows, self.columns, self.depth, target)
+    def products(self, target: Target) -> list[Product]:
+        """Extents of one product with every tile, the cheapest first."""
+        return product.plans(self.rows, self.columns, self.depth, target)
 
 
 def pack_panels(b: np.ndarray, shape: Product) -> np.ndarray:
@@ -52,9 +52,8 @@ def pack_panels(b: np.ndarray, shape: Product) -> np.ndarray:
     return np.ascontiguousarray(b[:, columns.reshape(shape.strips, -1)].transpose(1, 0, 2), np.float32)
 
 
-def matmul_kernel(matmul: Matmul, target: Target) -> tirx.PrimFunc:
+def matmul_kernel(matmul: Matmul, shape: Product) -> tirx.PrimFunc:
     """The function (a, b or its panels, bias, residual if any, out)."""
-    shape = matmul.product(target)
     tile, lanes = shape.tile, shape.tile.lanes
     rows, columns, depth = matmul.rows, matmul.columns, matmul.depth
     with IRBuilder() as builder, T.prim_func(True, True):

@@ -151,6 +151,11 @@ def _tiles_of(strip: int, vectors: int) -> list[tuple[int, int]]:
 
 def plan(rows: int, columns: int, depth: int, target: Target, multiple: int = 1, spare: int = 0) -> Product:
     """The product of these extents with the tile that wastes least; `chunk` is a multiple of `multiple`."""
+    return plans(rows, columns, depth, target, multiple, spare)[0]
+
+
+def plans(rows: int, columns: int, depth: int, target: Target, multiple: int = 1, spare: int = 0) -> list[Product]:
+    """The same with every tile, each in its best strips, the cheapest first."""
     lanes = _lanes(columns, target)
 
     def steps(tile: Tile, vectors: int) -> float:
@@ -162,7 +167,7 @@ def plan(rows: int, columns: int, depth: int, target: Target, multiple: int = 1,
         for vectors in _VECTORS
         if (most := min((target.registers - vectors - 1) // vectors, _HIGHEST))
     ]
-    return _best(rows, columns, depth, tiles, steps, lambda tile: 4 * rows * depth, multiple, spare)
+    return _ranked(rows, columns, depth, tiles, steps, lambda tile: 4 * rows * depth, multiple, spare)
 
 
 def plan_sparse(
@@ -178,6 +183,13 @@ def plan_sparse(
         moved: issue slots that each column takes besides the steps.
         spare: values between two rows of the strip.
     """
+    return plans_sparse(kept, columns, target, multiple, moved, spare)[0]
+
+
+def plans_sparse(
+    kept: np.ndarray, columns: int, target: Target, multiple: int = 1, moved: float = 0.0, spare: int = 0
+) -> list[Product]:
+    """The same with every tile, each in its best strips, the cheapest first."""
     groups, rows, depth = kept.shape
     lanes = _lanes(columns, target)
     heights = [height for height in BLOCKS if height <= rows]
@@ -201,7 +213,7 @@ def plan_sparse(
         for vectors in _VECTORS
         if height * vectors + vectors + 1 <= target.registers
     ]
-    return _best(rows, columns, depth, tiles, steps, size, multiple, spare)
+    return _ranked(rows, columns, depth, tiles, steps, size, multiple, spare)
 
 
 def _lanes(columns: int, target: Target) -> int:
@@ -209,7 +221,7 @@ def _lanes(columns: int, target: Target) -> int:
     return min(target.lanes, 1 << (columns.bit_length() - 1))
 
 
-def _best(
+def _ranked(
     rows: int,
     columns: int,
     depth: int,
@@ -218,33 +230,36 @@ def _best(
     size: Callable[[Tile], float],
     multiple: int,
     spare: int,
-) -> Product:
-    """The cheapest of all tiles and strips.
+) -> list[Product]:
+    """Every tile in the strips that are cheapest, by cost.
 
     `steps` is the cost of all steps through the blocks of one column of tiles of so many vectors, `size` the bytes of a
     that every strip reads.
     """
 
-    def planned() -> Iterator[Product]:
-        for tile in tiles:
-            vectors = -(-columns // tile.lanes)
-            far = reading(size(tile))
-            cost_of = {width: steps(tile, width) for width in (tile.vectors, tile.vectors - 1) if width}
-            for strip in sorted({-(-vectors // n) for n in range(1, vectors + 1)}):
-                parts = _tiles_of(strip, tile.vectors)
-                if not parts or strip > _WIDEST:
-                    continue
-                fits = max(CACHE // (4 * (strip * tile.lanes + spare)), 1)
-                chunks = max(-(-depth // fits), 1)
-                chunk = -(-depth // (chunks * multiple)) * multiple
-                chunks, blocks = -(-depth // chunk), -(-rows // tile.rows)
-                end = _END + _PART * (chunks - 1)
-                cost = 2 * strip * depth + far
-                for n, width in parts:
-                    cost += n * (cost_of[width] + blocks * (tile.rows * width * end + chunks * _TURN))
-                yield Product(rows, columns, depth, tile, strip, chunk, spare, cost * -(-vectors // strip))
+    def planned(tile: Tile) -> Iterator[Product]:
+        vectors = -(-columns // tile.lanes)
+        far = reading(size(tile))
+        cost_of = {width: steps(tile, width) for width in (tile.vectors, tile.vectors - 1) if width}
+        for strip in sorted({-(-vectors // n) for n in range(1, vectors + 1)}):
+            parts = _tiles_of(strip, tile.vectors)
+            if not parts or strip > _WIDEST:
+                continue
+            fits = max(CACHE // (4 * (strip * tile.lanes + spare)), 1)
+            chunks = max(-(-depth // fits), 1)
+            chunk = -(-depth // (chunks * multiple)) * multiple
+            chunks, blocks = -(-depth // chunk), -(-rows // tile.rows)
+            end = _END + _PART * (chunks - 1)
+            cost = 2 * strip * depth + far
+            for n, width in parts:
+                cost += n * (cost_of[width] + blocks * (tile.rows * width * end + chunks * _TURN))
+            yield Product(rows, columns, depth, tile, strip, chunk, spare, cost * -(-vectors // strip))
 
-    return min(planned(), key=lambda product: product.cost)
+    def cost(product: Product) -> float:
+        return product.cost
+
+    found = (min(planned(tile), key=cost, default=None) for tile in tiles)
+    return sorted((product for product in found if product), key=cost)
 
 
 def reading(size: float) -> float:

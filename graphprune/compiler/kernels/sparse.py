@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tvm.tirx.script.builder as T  # noqa: N812
-from tvm import relax, tirx
+from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compiler.kernels import product
@@ -40,15 +40,16 @@ class Packed:
         """How many blocks are kept."""
         return len(self.values)
 
-    def share(self, shape: Product) -> float:
-        """Share of the blocks that are kept, of those a dense product of this shape has."""
-        groups = (len(self.pointers) - 1) // (shape.chunks * shape.blocks)
-        return self.steps / (groups * shape.blocks * shape.depth)
-
     @property
-    def constants(self) -> list[Expr]:
+    def constants(self) -> list[np.ndarray]:
         """The arrays as a kernel takes them."""
-        return [relax.const(array) for array in (self.values, self.offsets, self.pointers)]
+        return [self.values, self.offsets, self.pointers]
+
+
+def share(a: np.ndarray, shape: Product) -> float:
+    """Share of the blocks of `a`, [groups, rows, depth], that hold anything."""
+    blocks = np.pad(a, [(0, 0), (0, -a.shape[1] % shape.tile.rows), (0, 0)])
+    return float(blocks.reshape(len(a), -1, shape.tile.rows, a.shape[2]).any(2).mean())
 
 
 def pack(a: np.ndarray, shape: Product) -> Packed:
@@ -74,10 +75,10 @@ def pack(a: np.ndarray, shape: Product) -> Packed:
     )
 
 
-def plan_matmul(matmul: Matmul, b: np.ndarray, target: Target) -> Product:
-    """Extents and tile of a product that skips the zeros of `b` [depth, columns]."""
+def plans_matmul(matmul: Matmul, b: np.ndarray, target: Target) -> list[Product]:
+    """Extents of a product that skips the zeros of `b` [depth, columns] with every tile, the cheapest first."""
     moved = (matmul.depth + matmul.columns) / 2  # strips of the dense factor and of the result are turned in vectors
-    return product.plan_sparse((b.T != 0)[None], matmul.rows, target, moved=moved)
+    return product.plans_sparse((b.T != 0)[None], matmul.rows, target, moved=moved)
 
 
 def matmul_kernel(matmul: Matmul, shape: Product, steps: int) -> tirx.PrimFunc:

@@ -8,7 +8,7 @@ a time, so that what is between the steps stays in the second-level cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,23 +101,24 @@ class Winograd:
         return replace(self.conv.window, kernel=side, stride=step, out=self.tiles)
 
     def __str__(self) -> str:
-        return f"Winograd {self.m} × {self.m}, {self.product.tile}"
+        return f"Winograd {self.m} × {self.m}, {self.rows} × {self.tiles[1]} tiles at a time, {self.product.tile}"
 
 
-def plan(conv: Conv, weight: np.ndarray, target: Target) -> Winograd | None:
-    """The cheapest way in tiles; None where none is accurate enough or the convolution is of another kind.
+def plans(conv: Conv, weight: np.ndarray, target: Target) -> Iterator[Winograd]:
+    """The ways in tiles that are accurate enough, the cheapest first; none for a convolution of another kind.
 
     Transformed filters are 1.8 (m = 2) or 4 times as large: artefacts for other machines, to be shipped, do without.
     """
     window = conv.window
     plain = window.kernel == (3, 3) and window.stride == window.dilation == (1, 1) and conv.groups == 1
     if not plain or min(window.out) < 2 or target.zig:
-        return None
-    found = [way for m in _INPUT for way in _ways(conv, m, target)]
-    for way in sorted(found, key=lambda way: way.cost):
-        if error(weight, way.m) <= ERROR:
-            return way
-    return None
+        return
+    accurate: dict[int, bool] = {}
+    for way in sorted((way for m in _INPUT for way in _ways(conv, m, target)), key=lambda way: way.cost):
+        if way.m not in accurate:
+            accurate[way.m] = error(weight, way.m) <= ERROR
+        if accurate[way.m]:
+            yield way
 
 
 def _ways(conv: Conv, m: int, target: Target) -> list[Winograd]:

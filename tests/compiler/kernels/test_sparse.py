@@ -41,8 +41,10 @@ def thinned(proto: onnx.ModelProto, share: float, block: int, seed: int = 0) -> 
 @pytest.fixture
 def sparse_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small a layer is, its sparse kernel is taken."""
-    dense = product.plan
-    monkeypatch.setattr(product, "plan", lambda *args, **options: replace(dense(*args, **options), cost=math.inf))
+    dense = product.plans
+    monkeypatch.setattr(
+        product, "plans", lambda *args, **options: [replace(p, cost=math.inf) for p in dense(*args, **options)]
+    )
 
 
 @pytest.mark.usefixtures("sparse_only")

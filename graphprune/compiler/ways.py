@@ -1,0 +1,165 @@
+"""The ways to compute one layer, and which of them is taken: dense, sparse or Winograd, in one tile or another.
+
+A `Pick` sees the ways that the cost model thinks best, the cheapest of each kind first. `Cheapest` believes the model;
+`graphprune.compiler.tune` measures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Literal, Protocol
+
+import numpy as np
+from tvm import tirx
+
+from graphprune.compiler.kernels import sparse, winograd
+from graphprune.compiler.kernels.conv import Conv, conv_kernel, pack_weights
+from graphprune.compiler.kernels.matmul import Matmul, matmul_kernel, pack_panels
+from graphprune.compiler.kernels.product import Product
+from graphprune.compiler.kernels.winograd import Winograd
+from graphprune.compiler.targets import Target
+
+Made = tuple[tirx.PrimFunc, list[np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One way to compute a layer.
+
+    Attributes:
+        kind: dense, sparse or Winograd.
+        loops: the shape of its loops in words.
+        cost: issue slots that the cost model expects.
+        make: the kernel, and the constants it takes between what flows in and the bias.
+    """
+
+    kind: Literal["dense", "sparse", "Winograd"]
+    loops: str
+    cost: float
+    make: Callable[[], Made]
+
+    def __str__(self) -> str:
+        return self.loops if self.kind == "Winograd" else f"{self.kind} {self.loops}"
+
+
+@dataclass(frozen=True, eq=False)
+class Ways:
+    """All that come into question for one layer.
+
+    Attributes:
+        layer: what is computed, with the pattern of zeros: the same for layers that take the same time.
+        found: at least one.
+    """
+
+    layer: str
+    found: Sequence[Way]
+
+
+class Pick(Protocol):
+    """What takes one of the ways and says why.
+
+    Attributes:
+        few: how many of each kind it wants to see.
+    """
+
+    few: int
+
+    def __call__(self, ways: Ways) -> tuple[Way, str]:
+        """The way taken, and the reason in words."""
+
+
+class Cheapest:
+    """Takes what the cost model expects to be fastest."""
+
+    few = 1
+
+    def __repr__(self) -> str:
+        return "Cheapest"
+
+    def __call__(self, ways: Ways) -> tuple[Way, str]:
+        """The cheapest way."""
+        best = min(ways.found, key=lambda way: way.cost)
+        others = [f"{way.kind} {way.cost / best.cost:.2f}" for way in ways.found if way is not best]
+        return best, f"expected; {', '.join(others)} of its cost" if others else ""
+
+
+class Dense:
+    """Takes what another pick does, but never skips zeros: what a sparse kernel is compared with."""
+
+    def __init__(self, pick: Pick) -> None:
+        self.pick, self.few = pick, pick.few
+
+    def __repr__(self) -> str:
+        return f"Dense({self.pick})"
+
+    def __call__(self, ways: Ways) -> tuple[Way, str]:
+        """The way taken among those that are not sparse."""
+        return self.pick(Ways(ways.layer, [way for way in ways.found if way.kind != "sparse"]))
+
+
+def ways_of_conv(conv: Conv, weight: np.ndarray, target: Target, few: int) -> Ways:
+    """Ways to convolve with `weight`, float32 [filters, channels/groups, kh, kw]; `few` of each kind."""
+
+    rows = weight.reshape(conv.groups, conv.filters // conv.groups, -1)
+
+    def dense(shape: Product) -> Made:
+        return conv_kernel(conv, shape), [pack_weights(weight, conv.groups, shape)]
+
+    def thin(shape: Product) -> Made:
+        packed = sparse.pack(rows, shape)
+        return conv_kernel(conv, shape, packed.steps), packed.constants
+
+    def tiled(way: Winograd) -> Made:
+        return winograd.winograd_kernel(way), [winograd.pack(weight, way)]
+
+    def found() -> Iterator[Way]:
+        for shape in conv.products(target)[:few]:
+            yield Way("dense", str(shape), shape.cost, partial(dense, shape))
+        if not weight.all():
+            for shape in _mixed(conv.sparse(weight, target), few):
+                loops = f"{shape}, {sparse.share(rows, shape):.0%} of the weights"
+                yield Way("sparse", loops, shape.cost, partial(thin, shape))
+        for way in islice(winograd.plans(conv, weight, target), few):
+            yield Way("Winograd", str(way), way.cost, partial(tiled, way))
+
+    return Ways(f"{conv}, {_pattern(weight)}", list(found()))
+
+
+def ways_of_product(op: Matmul, b: np.ndarray | None, target: Target, few: int) -> Ways:
+    """Ways to multiply with `b`, float32 [depth, columns], or with a matrix that flows in; `few` of each kind."""
+
+    def dense(shape: Product) -> Made:
+        return matmul_kernel(op, shape), [] if b is None else [pack_panels(b, shape)]
+
+    def thin(matrix: np.ndarray, shape: Product) -> Made:
+        packed = sparse.pack(matrix.T[None], shape)
+        return sparse.matmul_kernel(op, shape, packed.steps), packed.constants
+
+    def found() -> Iterator[Way]:
+        for shape in op.products(target)[:few]:
+            yield Way("dense", str(shape), shape.cost, partial(dense, shape))
+        if b is not None and not b.all():
+            for shape in _mixed(sparse.plans_matmul(op, b, target), few):
+                loops = f"{shape}, {sparse.share(b.T[None], shape):.0%} of the weights"
+                yield Way("sparse", loops, shape.cost, partial(thin, b, shape))
+
+    return Ways(f"{op}, {'' if b is None else _pattern(b)}", list(found()))
+
+
+def _mixed(plans: Sequence[Product], few: int) -> list[Product]:
+    """The cheapest, then the cheapest of other heights of blocks, as many as there are few."""
+    seen: dict[int, Product] = {}
+    for plan in plans:
+        seen.setdefault(plan.tile.rows, plan)
+    rest = [plan for plan in plans if plan not in seen.values()]
+    return [*seen.values(), *rest][:few]
+
+
+def _pattern(weight: np.ndarray) -> str:
+    """A digest of where the zeros are."""
+    kept = weight != 0
+    return "no zeros" if kept.all() else hashlib.blake2b(np.packbits(kept).tobytes(), digest_size=16).hexdigest()
