@@ -206,6 +206,7 @@ def compile(
     targets: Sequence[str] = ("host",),
     mcpu: str = "",
     embed_weights: bool = False,
+    package: str = "",
     force: bool = False,
     timing_seconds: float = 2.0,
     command: str = "",
@@ -223,6 +224,7 @@ def compile(
         targets: names of compile targets.
         mcpu: a processor, for the targets that know it.
         embed_weights: put the weights into the libraries, in place of a file beside them.
+        package: ``python`` adds a wheel to every folder of a C library, named after ``folder``.
         force: replace an earlier result in ``folder``.
         timing_seconds: how long to time original, pruned and compiled model; 0 for not at all.
         command: noted in the report.
@@ -237,8 +239,11 @@ def compile(
     from graphprune.compiler.targets import resolve_all
     from graphprune.compiler.tune import timeable
     from graphprune.execute import execution
+    from graphprune.wheel import write_wheel
 
     folder = Path(folder)
+    if package not in ("", "python"):
+        raise UsageError(f"unknown kind of package {package!r}", "there is: python")
     claim_folder(folder, force)
     machines = resolve_all(targets, mcpu)
     if options["tune"] != "off" and not any(map(timeable, machines.values())):
@@ -269,6 +274,8 @@ def compile(
                 picked(machine, options),
                 cache_of(options),
             )
+            if package and not machine.javascript:
+                write_wheel(artefact.folder, folder.stem)
             way = execution(artefact.folder)
             agreement = judge(way.run(inputs), reference, tolerance, result.model, inputs) if way.run else None
             if agreement and not agreement.holds:

@@ -28,6 +28,7 @@ LAYERS = [
     ["plan", "report"],
     ["clocks"],
     ["execute"],
+    ["wheel"],
     ["chromium", "runtime"],
     ["compiler", "pipeline", "fidelity", "aiming"],
     ["calibration", "obs"],

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+
+import graphprune
+from graphprune.compiler import compile_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -62,3 +69,26 @@ def test_own_data(run):
 def test_every_example_is_tested():
     source = Path(__file__).read_text("utf-8")
     assert all(f'run("{e.name}")' in source for e in EXAMPLES.glob("*.py"))
+
+
+def test_programs_with_a_model_inside(tmp_path):
+    if missing := [tool for tool in ("cmake", "cc") if not shutil.which(tool)]:
+        pytest.skip(f"needs {' and '.join(missing)}, not installed")
+    model = tmp_path / "model"
+    compile_model(
+        onnx.load(EXAMPLES.parent / "models" / "fashion_resnet20.onnx"), model, shapes={"image": (1, 1, 28, 28)}
+    )
+    image = np.load(EXAMPLES.parent / "models" / "fashion_test_2000.npz")["images"][0].reshape(1, 1, 28, 28) / 255
+    image.astype(np.float32).tofile(tmp_path / "image")
+    expected = graphprune.load(model)({"image": image.astype(np.float32)})["logits"][0]
+    source, build = EXAMPLES / "c", tmp_path / "build"
+    for command in (["cmake", "-S", source, "-B", build, f"-DMODEL={model}"], ["cmake", "--build", build]):
+        subprocess.run(command, check=True, capture_output=True)
+    for program in ([build / "classify", model / "weights.bin"], [sys.executable, source / "classify.py", model]):
+        said = subprocess.run([*program, tmp_path / "image"], check=True, capture_output=True, text=True).stdout
+        number, score = re.fullmatch(r"class (\d+), logits (\S+)\n", said).groups()
+        assert int(number) == expected.argmax()
+        assert float(score) == pytest.approx(expected.max(), rel=1e-4)
+        short = subprocess.run([*program, model / "manifest.json"], check=False, capture_output=True, text=True)
+        assert short.returncode == 1
+        assert "graphprune_run: input 0 (image) has" in short.stderr

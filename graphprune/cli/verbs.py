@@ -145,6 +145,7 @@ def compile(
     ] = ["host"],  # noqa: B006  (typer copies it)
     mcpu: Annotated[str, typer.Option(help="A processor of the target, e.g. cortex-a53.", metavar="NAME")] = "",
     embed_weights: Annotated[bool, typer.Option("--embed-weights", help="Put the weights into the libraries.")] = False,
+    package: Annotated[str, typer.Option(help="`python` adds a wheel of every C library.", metavar="KIND")] = "",
     dry_run: DryRun = False,
     force: Force = False,
     **options: Unpack[CompileOptions],
@@ -168,9 +169,8 @@ def compile(
         if dry_run:
             result = api.prune(model, **{name: common[name] for name in common if name not in declared(BuildOptions)})
         else:
-            result = api.compile(
-                model, output, targets=target, mcpu=mcpu, embed_weights=embed_weights, force=force, **common
-            )
+            common |= {"targets": target, "mcpu": mcpu, "embed_weights": embed_weights, "package": package}
+            result = api.compile(model, output, force=force, **common)
     terminal.data(result.report)
     written = "nothing written (--dry-run)" if dry_run else f"wrote {output}/"
     terminal.show(tables.summary(result.report, result.report.latency), *_advice(result.report, options), written)

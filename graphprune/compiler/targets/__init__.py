@@ -61,8 +61,13 @@ class Target:
 
     @property
     def wasm(self) -> bool:
-        """Whether JavaScript loads the model, not C."""
+        """Whether the model is a WebAssembly module."""
         return self.triple.startswith("wasm")
+
+    @property
+    def javascript(self) -> bool:
+        """Whether JavaScript loads the model, not C."""
+        return self.wasm or self.device == "webgpu"
 
 
 def machine() -> str:
