@@ -32,10 +32,12 @@ class Clock:
     Attributes:
         profile: times the layers of a model.
         compare: milliseconds of the original, and the share of them that a model takes.
+        skips_zeros: whether zeros make a model faster.
     """
 
     profile: Profile
     compare: Callable[[Model, Model], tuple[float, float]]
+    skips_zeros: bool = False
 
 
 def onnxruntime_clock() -> Clock:
@@ -85,7 +87,7 @@ def compiled_clock(target: Target, pick: Pick | None = None) -> Clock:
             times = [float(np.median(way.times(inputs, SECONDS))) for way in ways if way.times]
         return times[0], times[1] / times[0]
 
-    return Clock(profile, compare)
+    return Clock(profile, compare, skips_zeros=True)
 
 
 def _compiled(model: Model, folder: Path, target: Target, pick: Pick | None) -> tuple[Execution, list[tuple[str, ...]]]:

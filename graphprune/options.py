@@ -95,6 +95,11 @@ def sizes(texts: list[str]) -> dict[str, int]:
     return found
 
 
+def sparsity(text: str) -> float | str:
+    """``70%`` as a number; ``2:4``, two of every four, stays a text."""
+    return text if ":" in text else share(text)
+
+
 def memory(text: str) -> int:
     """``8GB``, ``512MB`` or a number of bytes."""
     digits = text.rstrip("kMGTB")
@@ -294,8 +299,14 @@ class PruneOptions(CutOptions, total=False):
     ]
     target_latency_ms: Annotated[float | None, Option(None, "The same in milliseconds.", "MS", read=milliseconds)]
     sparsity: Annotated[
-        float | None,
-        Option(None, "Share of multiply-accumulates to meet a zero, which compiled models skip.", "SHARE", read=share),
+        float | str | None,
+        Option(
+            None,
+            "Share of multiply-accumulates to meet a zero, which compiled models skip, or a pattern such as 2:4, which"
+            " leaves two of every four. Latency targets of compiled models find it themselves; 0 forbids that.",
+            "SHARE|N:M",
+            read=sparsity,
+        ),
     ]
     max_error: Annotated[
         float | None,

@@ -45,17 +45,26 @@ def check(options: PruneOptions) -> None:
         raise UsageError(f"preset '{preset}' cannot make weights zero", "use the preset obs with --sparsity")
 
 
-def as_steps(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> list[Step]:
+def trades(options: PruneOptions) -> bool:
+    """Whether a latency may be met with zeros as well as with channels: nothing else says how many zeros."""
+    spelled = options["sparsity"] is not None or options["passes"] is not None or options["plan"] is not None
+    return not spelled and "{sparsify}" in PRESETS[options["preset"]]
+
+
+def as_steps(
+    options: PruneOptions, model: Model, shares: Mapping[str, float], milliseconds: float | None = None
+) -> list[Step]:
     """The passes asked for, in whichever way.
 
     Args:
         options: as checked.
         model: the original.
         shares: what targets come to, by their option of ``graphprune.budget.Target``.
+        milliseconds: what zeros are to bring the latency down to.
     """
     if (plan := options["plan"]) is not None:
         return replay(plan, model)
-    return parse(_text(options, model, shares) if options["passes"] is None else options["passes"])
+    return parse(_text(options, model, shares, milliseconds) if options["passes"] is None else options["passes"])
 
 
 def replay(plan: Plan, original: Model) -> list[Step]:
@@ -87,11 +96,12 @@ def too_large(model: Model) -> str:
     )
 
 
-def _text(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> str:
+def _text(options: PruneOptions, model: Model, shares: Mapping[str, float], milliseconds: float | None) -> str:
     """The text of a preset with the amounts filled in; without an amount, what is nearly free goes."""
     preset, ratio, multiple, sparsity = options["preset"], options["ratio"], options["round_to"], options["sparsity"]
     if not ratio and not shares:
-        preset = "sparse" if sparsity else "spare" if spares(options) and not too_large(model) else "clean"
+        zeros = sparsity or milliseconds
+        preset = "sparse" if zeros else "spare" if spares(options) and not too_large(model) else "clean"
     experts = _experts(options) if options["remove_experts"] else ""
     if ratio is not None:
         choice = f"uniform(ratio={ratio}, multiple={multiple})"
@@ -102,7 +112,12 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float]) -> s
         choice = f"{CHOICES.get(preset, 'choose')}({targets}multiple={multiple})"
         if "latency" in shares:
             choice = f"time_layers(multiple={multiple}), {choice}"
-    sparsify = f"sparsify(ratio={sparsity}), " if sparsity else ""
+    if milliseconds:
+        sparsify = f"curve_zeros, sparsify(milliseconds={milliseconds}), "
+    elif isinstance(sparsity, str):
+        sparsify = f"sparsify(pattern='{sparsity}', block=1), "
+    else:
+        sparsify = f"sparsify(ratio={sparsity}), " if sparsity else ""
     return (
         PRESETS[preset]
         .replace(BEFORE, f"{BEFORE}{{layers}}", 1)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
 
 from graphprune.aiming import Aim, reach
 from graphprune.clocks import Clock
 from graphprune.cost import CostModel
+from graphprune.errors import GraphpruneError, NothingToPruneError, TargetNotReachedError
+from graphprune.fidelity import measure
 from graphprune.model import Model
 from graphprune.options import PruneOptions
 from graphprune.pipeline import Record, Step, run
-from graphprune.presets import as_steps, targets_of
+from graphprune.presets import as_steps, targets_of, trades
 from graphprune.report import size_text
 from graphprune.state import State
 
+Made = tuple[list[Step], State, list[Record]]
 
-def met(
-    model: Model, start: State, clock: Clock, announce: Callable[[str], None], options: PruneOptions
-) -> tuple[list[Step], State, list[Record]]:
+
+def met(model: Model, start: State, clock: Clock, announce: Callable[[str], None], options: PruneOptions) -> Made:
     """The steps, the state they led to, and their records; sizes and latencies are measured on the result."""
     asked = targets_of(options)
     aims = []
@@ -32,12 +38,60 @@ def met(
     fixed = {name: share for name, share in asked.items() if name not in ("size", "latency")}
     known: list[Record] = []
 
-    def make(shares: Mapping[str, float]) -> tuple[list[Step], State, list[Record]]:
-        steps = as_steps(options, model, {**fixed, **{name: min(share, 1.0) for name, share in shares.items()}})
-        first = next((k for k, r in enumerate(known) if r.text != steps[k].text), 0)
-        begin = known[first].before if known else start
+    def run_from(steps: list[Step]) -> Made:
+        """Run the steps, from where they differ from those before."""
+        same = (r.text == s.text for r, s in zip(known, steps, strict=False))
+        first = next((k for k, equal in enumerate(same) if not equal), min(len(known), len(steps) - 1))
+        begin = known[first].before if first < len(known) else start
         state, records = run(begin, steps[first:], seed=options["seed"], announce=announce)
         known[:] = [*known[:first], *records]
         return steps, state, [*known]
 
-    return reach(aims, make, lambda made: made[1].model) if aims else make({})
+    def make(shares: Mapping[str, float]) -> Made:
+        return run_from(as_steps(options, model, {**fixed, **{name: min(s, 1.0) for name, s in shares.items()}}))
+
+    def reached(make: Callable[[Mapping[str, float]], Made]) -> Made:
+        return reach(aims, make, lambda made: made[1].model)
+
+    if not aims:
+        return make({})
+    if latency is None or not clock.skips_zeros or not trades(options):
+        return reached(make)
+
+    def sparse(channels: float | None) -> Callable[[Mapping[str, float]], Made]:
+        """Remove channels down to a share of the latency, where one is given, and meet it with zeros."""
+
+        def made(shares: Mapping[str, float]) -> Made:
+            others = {name: min(share, 1.0) for name, share in shares.items() if name != "latency"}
+            wanted = {**fixed, **others, **({} if channels is None else {"latency": channels})}
+            return run_from(as_steps(options, model, wanted, min(shares["latency"], 1.0) * milliseconds))
+
+        return made
+
+    ways = {"zeros": sparse(None), "channels": make, "channels and zeros": sparse(float(np.sqrt(min(kept, 1.0))))}
+    return _best({name: partial(reached, way) for name, way in ways.items()}, model, announce, options)
+
+
+def _best(
+    ways: Mapping[str, Callable[[], Made]], model: Model, announce: Callable[[str], None], options: PruneOptions
+) -> Made:
+    """Of the ways that meet the target, the one whose outputs are least off; what the others came to is noted."""
+    found: dict[str, Made] = {}
+    errors: dict[str, float] = {}
+    missed: GraphpruneError | None = None
+    for name, way in ways.items():
+        announce(f"meet the latency with {name}")
+        try:
+            found[name] = way()
+        except (TargetNotReachedError, NothingToPruneError) as error:
+            missed = missed or error
+        else:
+            errors[name] = measure(model, found[name][1].model, seed=options["seed"] + 1).error
+    if not found:
+        assert missed is not None
+        raise missed
+    best = min(errors, key=lambda name: errors[name])
+    told = ", ".join(f"{name} {errors[name]:.2%}" if name in errors else f"{name} miss it" for name in ways)
+    steps, state, records = found[best]
+    notes = (*state.data.get("notes", ()), f"latency is met with {best}, by the error of the outputs: {told}")
+    return steps, replace(state, data={**state.data, "notes": notes}), records

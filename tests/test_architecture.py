@@ -31,6 +31,7 @@ LAYERS = [
     ["wheel"],
     ["chromium", "runtime"],
     ["compiler", "pipeline", "fidelity", "aiming"],
+    ["zeros"],
     ["calibration", "obs"],
     ["allocation", "layertimes"],
     ["budget"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import graphprune
 from graphprune.calibration import Calibration
-from graphprune.errors import NothingToPruneError, UsageError
+from graphprune.errors import NothingToPruneError, TargetNotReachedError, UsageError
 from graphprune.model import Model, load
 from graphprune.obs import damped, error
 from graphprune.pipeline import parse, run
@@ -94,11 +95,62 @@ def test_rounds_and_single_weights_keep_more() -> None:
 
 def test_wide_layers_are_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = sparsified(three_layers(), "sparsify(ratio=0.6, block=4)")
-    monkeypatch.setattr("graphprune.passes.sparsify.WIDE", 0)
+    monkeypatch.setattr("graphprune.zeros.WIDE", 0)
     coarse, _ = sparsified(three_layers(), "sparsify(ratio=0.6, block=4)")
     zeros = sum(int((rows(coarse, name) == 0).sum()) for name in "vw")
     assert 0.58 < zeros / (12 * 27 + 16 * 108) <= 0.6
     assert (rows(coarse, "w") != rows(model, "w")).any()
+
+
+def matters(state: State, name: str, importance: np.ndarray) -> State:
+    """The state with what errors of a layer's outputs count."""
+    calibration = state.data["calibration"]
+    moments = {**calibration.moments, name: replace(calibration.moments[name], importance=importance)}
+    return replace(state, data={**state.data, "calibration": replace(calibration, moments=moments)})
+
+
+def test_outputs_that_matter_keep_more() -> None:
+    state, _ = run(State(load(three_layers())), parse(CALIBRATED))
+    for of in (slice(0, 4), slice(8, 12)):
+        importance = np.full(16, 0.01)
+        importance[of] = 1.0
+        model = parse("sparsify(ratio=0.6, block=4)")[0].run(matters(state, "w", np.diag(importance))).model
+        kept = (rows(model, "w")[::4] != 0).sum(1)
+        assert kept[of.start // 4] > 2 * np.delete(kept, of.start // 4).max()
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_patterns_hold_in_every_group_of_channels(block: int) -> None:
+    model, _ = sparsified(three_layers(), f"sparsify(pattern='2:4', block={block})")
+    kept = np.asarray(model.constants["w"].values) != 0
+    assert (kept.reshape(16, 3, 4, 9).sum(2) == 2).all()
+    first = np.asarray(model.constants["v"].values) != 0
+    assert (first.sum(1) == 2).all()  # three channels are a group of their own
+    assert graphprune.prune(three_layers(), sparsity="1:2", effort=0).report.sparsity == pytest.approx(0.49, abs=0.03)
+
+
+def test_levels_follow_error_and_time() -> None:
+    """Time is what w takes, so its zeros are all that is worth anything; and no more of them than it needs."""
+
+    def profile(model: Model) -> tuple[float, dict[str, float]]:
+        return 1 + 10 * float((rows(model, "w") != 0).mean()), {"c": 10 * float((rows(model, "w") != 0).mean())}
+
+    proto = three_layers()
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    state, _ = run(State(load(proto), data={"profile": profile}), parse(f"{CALIBRATED}, curve_zeros"))
+    curves = state.data["zeros"]
+    assert curves.rest == pytest.approx(1)
+    assert (np.diff(curves.layers["w"].errors) > 0).all()
+    assert curves.layers["w"].levels == pytest.approx([0, 0.4, 0.6, 0.75, 0.88], abs=0.01)
+    for wanted in (7.3, 4.0):
+        model = parse(f"sparsify(milliseconds={wanted})")[0].run(state).model
+        assert (rows(model, "v") != 0).all()
+        assert profile(model)[0] == pytest.approx(wanted, abs=0.1)
+    with pytest.raises(TargetNotReachedError, match=r"2\.. ms at least, and 0\.5 ms are wanted"):
+        parse("sparsify(milliseconds=0.5)")[0].run(state)
+    with pytest.raises(UsageError, match="needs curves"):
+        run(State(load(proto)), parse(f"{CALIBRATED}, sparsify(milliseconds=5)"))
 
 
 def test_it_needs_calibration() -> None:
@@ -149,7 +201,7 @@ def test_a_model_without_such_layers_is_said_to_have_none() -> None:
         graphprune.prune(proto, sparsity=0.5, effort=0)
 
 
-@pytest.mark.parametrize("options", ["ratio=1.5", "ratio=-0.1", "block=0", "rounds=0"])
+@pytest.mark.parametrize("options", ["ratio=1.5", "ratio=-0.1", "block=0", "rounds=0", "pattern='4:2'", "pattern='x'"])
 def test_amounts_that_mean_nothing_are_refused(options: str) -> None:
     with pytest.raises(UsageError):
         parse(f"sparsify({options})")
