@@ -18,8 +18,9 @@ import typer
 from graphprune.cli.limits import limit
 from graphprune.cli.terminal import Terminal
 from graphprune.errors import UsageError
-from graphprune.options import Option, declared, memory, parts
+from graphprune.options import Option, declared, parts
 from graphprune.output import claim_file, new_files
+from graphprune.typed import memory
 
 OWN = {"config", "save-config", "help"}  # what a config file cannot hold
 

@@ -23,13 +23,9 @@ from graphprune.options import (
     PruneOptions,
     RunOptions,
     asked,
-    counts,
     declared,
-    milliseconds,
-    share,
-    size,
-    split,
 )
+from graphprune.typed import counts, milliseconds, share, size, split
 
 app = typer.Typer(
     name="graphprune",

@@ -14,7 +14,8 @@ import graphprune
 from graphprune import api
 from graphprune.cli import verbs
 from graphprune.errors import UsageError
-from graphprune.options import PruneOptions, declared, memory, shapes, share, sizes
+from graphprune.options import PruneOptions, declared
+from graphprune.typed import memory, shapes, share, sizes
 
 RESNET = Path(__file__).parents[2] / "models" / "fashion_resnet20.onnx"
 
