@@ -15,6 +15,7 @@ from graphprune.cli.limits import available
 
 INSTALL = {
     "ziglang": "pip install 'graphprune[edge]'",
+    "nvidia.cuda_nvrtc": "pip install 'graphprune[cuda]'",
     "node": "apt-get install nodejs, or nodejs.org",
     "qemu-": "apt-get install qemu-user-static",
     "TVM": "pip install --force-reinstall apache-tvm",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from functools import cache
 from pathlib import Path
 
-from graphprune.compiler.targets import NVRTC
+from graphprune.compiler.targets import NVRTC, package
 from graphprune.errors import CompileError
 
 # What TVM's code includes of NVIDIA's C++ library; the toolkit that has it is not needed for so little.
@@ -67,7 +66,7 @@ def _read(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
 
 @cache
 def _library() -> ctypes.CDLL:
-    spec = importlib.util.find_spec(NVRTC)
+    spec = package(NVRTC)
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
     found = [file for folder in folders for file in sorted(folder.glob("*/*nvrtc*")) if _is_library(file.name)]
     if not found:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from graphprune.compiler import Artefact, compile_model, targets
+from graphprune.compiler.targets import package
 from graphprune.errors import CompileError, UsageError
 from tests.compiler.oracle import check_elsewhere, model, need, need_target
 from tests.compiler.test_compile import residual_net
@@ -104,3 +105,8 @@ def test_without_zig_the_hint_says_what_to_install(monkeypatch: pytest.MonkeyPat
     with pytest.raises(CompileError, match="target 'wasm32' needs ziglang") as caught:
         targets.resolve_all(["wasm32"])
     assert "graphprune[edge]" in caught.value.hint
+
+
+def test_a_package_within_one_that_is_not_installed_is_only_missing() -> None:
+    assert package("no_such_package.part") is None
+    assert package("numpy.linalg") is not None

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from graphprune.errors import CompileError, UsageError
@@ -164,6 +165,14 @@ def resolve_all(names: Iterable[str], mcpu: str = "") -> dict[str, Target]:
     return found
 
 
+def package(name: str) -> ModuleSpec | None:
+    """Where a package lies; ``None`` where it, or one that it is part of, is not installed."""
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
+
+
 def missing(target: Target) -> list[str]:
     """What compiling for `target` needs and is not installed here."""
     import tvm
@@ -171,7 +180,7 @@ def missing(target: Target) -> list[str]:
     lacks = []
     if target.device and tvm.get_global_func(f"target.build.{target.device}", allow_missing=True) is None:
         lacks.append(f"TVM with its back end for {target.device}")
-    if target.device == "cuda" and not importlib.util.find_spec(NVRTC):
+    if target.device == "cuda" and package(NVRTC) is None:
         lacks.append(NVRTC)
     if target.device == "webgpu":
         return lacks
@@ -180,6 +189,6 @@ def missing(target: Target) -> list[str]:
     if architecture not in tvm.get_global_func("target.llvm_get_targets")():
         lacks.append(f"TVM with LLVM's back end for {architecture}")
     at_home = not target.zig and any(map(shutil.which, C_COMPILERS))
-    if not at_home and not importlib.util.find_spec(ZIG):
+    if not at_home and package(ZIG) is None:
         lacks.append(ZIG)
     return lacks
