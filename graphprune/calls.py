@@ -8,12 +8,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.model import Model
-from graphprune.model.surgeon import is_standard
-from graphprune.rules import Call, Dim, Operand, Routing, Rule, known
+from graphprune.model.surgeon import is_standard, own_inputs
+from graphprune.rules import Body, Call, Dim, Operand, Routing, Rule, known
 
 
-def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
-    """Every node of the main graph with its view for rules; ``None`` where a shape is not fully known."""
+def calls(model: Model, nodes: Iterable[gs.Node] | None = None) -> Iterator[tuple[gs.Node, Call | None]]:
+    """Every node with its view for rules; ``None`` where a shape is not fully known.
+
+    Args:
+        model: the model.
+        nodes: those to look at; by default the nodes of the main graph, without what is in bodies.
+    """
     constants, shapes, dtypes, opset = model.constants, model.shapes, model.dtypes, model.opset
 
     def known(tensor: gs.Tensor) -> bool:
@@ -23,15 +28,21 @@ def calls(model: Model) -> Iterator[tuple[gs.Node, Call | None]]:
         if not tensor.name or not (known(tensor) or model.reads(tensor)):
             return None  # an output that nobody reads is as good as omitted
         shape: tuple[int, ...] = shapes[tensor.name]  # type: ignore[assignment]
-        return Operand(tensor.name, shape, constants.get(tensor.name), dtypes.get(tensor.name))
+        own = tensor if isinstance(tensor, gs.Constant) else None  # of a body
+        return Operand(tensor.name, shape, constants.get(tensor.name, own), dtypes.get(tensor.name))
 
-    for node in model.graph.nodes:
-        if any(t.name and not known(t) and model.reads(t) for t in (*node.inputs, *node.outputs)):
+    for node in model.graph.nodes if nodes is None else nodes:
+        if any(t.name and not known(t) and model.reads(t) for t in boundary(model, node)):
             yield node, None
             continue
         unread = left_out(model, node)
-        inputs = tuple(map(operand, node.inputs))
+        inside = model.bodies.get(id(node))
+        inputs = tuple(map(operand, node.inputs if inside is None else own_inputs(node)))
         outputs = tuple(None if t.name in unread else operand(t) for t in node.outputs)
+        if inside is not None:
+            bodies = (Body(tuple(map(operand, g.inputs)), tuple(map(operand, g.outputs))) for g in inside)
+            yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset, bodies=tuple(bodies))
+            continue
         sizes, parts = _sizes(model, node)
         asked = _asked(model, node) if operator(node) == "Shape" else frozenset()
         yield node, Call(node.op, node_name(node), inputs, outputs, node.attrs, opset, sizes, parts, asked)
@@ -67,7 +78,7 @@ def _asked(model: Model, node: gs.Node) -> frozenset[int]:
     found: set[int] = set()
     made = list(node.outputs)  # grows: the sizes, and the same in another type
     for sizes in made:
-        if sizes.name in model.outputs:
+        if model.hands_out(sizes):
             return frozenset(axes)
         for reader in sizes.outputs:
             if reader.op in ("Cast", "Identity"):
@@ -83,7 +94,7 @@ def _asked(model: Model, node: gs.Node) -> frozenset[int]:
 def zero_points(model: Model, rules: Mapping[str, Rule] | None = None) -> dict[str, int]:
     """What stands for 0 in every quantised weight: constants of whole numbers of which all positions have one zero."""
     found: dict[str, set[int]] = {}
-    for node in model.graph.nodes:
+    for node in model.nodes:
         rule = rule_of(node, rules)
         for index, at in (rule.zero_points if rule else {}).items():
             weight = node.inputs[index]
@@ -139,7 +150,7 @@ def numbered(
         same = [made]  # grows: the numbers, and the same in another shape or type
         stranger = ""
         for tensor in same:
-            if tensor.name in model.outputs:
+            if model.hands_out(tensor):
                 stranger = tensor.name
             for reader in tensor.outputs:
                 if is_standard(reader) and reader.op == "Shape":
@@ -158,6 +169,14 @@ def numbered(
         else:
             found |= dict.fromkeys((tensor.name for tensor in same), dim)
     return found, strangers
+
+
+def boundary(model: Model, node: gs.Node) -> Iterator[gs.Tensor]:
+    """What a node reads and makes; of its bodies what goes in and out, not what they capture: their nodes read that."""
+    inside = model.bodies.get(id(node))
+    yield from (*(node.inputs if inside is None else own_inputs(node)), *node.outputs)
+    for graph in inside or ():
+        yield from (*graph.inputs, *graph.outputs)
 
 
 def left_out(model: Model, node: gs.Node) -> set[str]:

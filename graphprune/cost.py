@@ -22,7 +22,7 @@ class Cost(msgspec.Struct, frozen=True):
     Attributes:
         parameters: elements of all floating-point constants and quantised weights, but single numbers, which are part
             of a formula.
-        macs: multiply-accumulates of convolutions and matrix products at the analysis input shapes.
+        macs: multiply-accumulates of convolutions and matrix products at the analysis input shapes; a body counts once.
         bytes: size of all constants in memory.
         channels: units that groups still hold; 0 where not counted.
         latency: milliseconds of one run as predicted from timed layers; 0 where none were timed.
@@ -36,7 +36,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Product(msgspec.Struct, frozen=True):
-    """One node that multiplies and accumulates.
+    """One node that multiplies and accumulates, itself or in its bodies.
 
     Attributes:
         macs: multiply-accumulates at the analysis input shapes.
@@ -76,10 +76,12 @@ class CostModel:
         self._weights = {n for n, c in model.constants.items() if getattr(c.dtype, "kind", "") == "f" and c.shape}
         self._weights |= zero_points(model).keys()
         self._products: list[tuple[int, Call, Rule]] = []
-        for position, (node, call) in enumerate(calls(model)):
+        position = 0  # of the node of the main graph that a node is, or lies in
+        for node, call in calls(model, model.nodes):
             rule = rule_of(node)
             if call is not None and rule is not None and rule.macs(call):
                 self._products.append((position, call, rule))
+            position += position < len(model.graph.nodes) and node is model.graph.nodes[position]
         self._names = [node_name(model.graph.nodes[position]) for position, *_ in self._products]
         self._groups = groups
         self._per_unit = [{dim: group.per_unit(dim) for dim in group.labels} for group in groups]
@@ -98,13 +100,16 @@ class CostModel:
         latency = 0.0
         if self._times is not None:
             units = sum(g.size for g in self._groups)
-            latency = self._times.predict(dict(zip(self._names, macs, strict=True)), channels / max(units, 1))
+            by_name: dict[str, int] = {}
+            for name, count in zip(self._names, macs, strict=True):
+                by_name[name] = by_name.get(name, 0) + count
+            latency = self._times.predict(by_name, channels / max(units, 1))
         return Cost(parameters, sum(macs), size, channels, latency)
 
     def products(self, removed: Mapping[str, int] | None = None) -> dict[int, Product]:
         """The nodes that multiply, by position in the graph, once ``removed`` units of each group are gone."""
         less = self._less(removed or {})
-        found = {}
+        found: dict[int, Product] = {}
         for position, call, rule in self._products:
             at = _shrunk(call, less)
             layer = rule.layer(call)
@@ -112,7 +117,9 @@ class CostModel:
                 (o for o in at.inputs if layer is not None and o is not None and o.name == layer.weight), None
             )
             axis = 1 if weight is not None and weight.rank > 2 else -1  # images have their channels second
-            found[position] = Product(rule.macs(at), at.y.shape[axis] if weight is not None else None)
+            channels = at.y.shape[axis] if weight is not None else None
+            more = found.get(position)  # of the same body
+            found[position] = Product(rule.macs(at) + more.macs, None) if more else Product(rule.macs(at), channels)
         return found
 
     def _less(self, removed: Mapping[str, int]) -> dict[Dim, int]:

@@ -15,7 +15,7 @@ import onnx
 from networkx.utils import UnionFind
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from graphprune.calls import calls, left_out, node_name, numbered, operator, rule_of, zero_points
+from graphprune.calls import boundary, calls, left_out, node_name, numbered, operator, rule_of, zero_points
 from graphprune.model import Model
 from graphprune.rules import Call, Choice, Dim, Pin, Rule, Tie, never
 
@@ -37,7 +37,7 @@ def couple(
     """
     graph = nx.MultiGraph()
     choices: list[Open] = []
-    unread = {name for node in model.graph.nodes for name in left_out(model, node)}
+    unread = {name for node in model.nodes for name in left_out(model, node)}
     for name, shape in model.shapes.items():
         for axis, size in enumerate(shape):
             if size is not None and name not in unread:
@@ -65,7 +65,7 @@ def couple(
             pin_tensor(name, name, "", f"stored as {kind}, which is not cut")
 
     silent = _Silence(model, rules)
-    called = list(calls(model))
+    called = list(calls(model, model.nodes))
     numbers, strangers = numbered(model, called, rules)
     for node, call in called:
         rule = rule_of(node, rules)
@@ -83,7 +83,7 @@ def couple(
         except Exception:  # onnx checks the shapes of few operators; what does not fit together has no positions to tie
             rule, why = None, f"its operands do not fit together as {op} wants them"
         if call is None or rule is None:
-            for tensor in (*node.inputs, *node.outputs):
+            for tensor in boundary(model, node):
                 pin_tensor(tensor.name, name, op, why)
             continue
         spoken: dict[Dim, list[np.ndarray]] = {}
@@ -120,7 +120,7 @@ def couple(
         if counting is not None and (counting.empty or len(counting.axes) > 1):
             *before, last = counting.axes
             silent[last] = np.ones_like(silent[last]) if counting.empty else silent[before[0]]
-        results = {o.name for o in call.outputs if o is not None}
+        results = {o.name for o in call.results if o is not None}
         for operand in call.present:
             for axis in range(operand.rank):
                 dim = Dim(operand.name, axis)
@@ -151,7 +151,7 @@ class _Silence(dict[Dim, np.ndarray]):
         self._sizes = model.shapes
         awake = {  # zeroing gives these another value than 0
             node.inputs[index].name
-            for node in model.graph.nodes
+            for node in model.nodes
             if (rule := rule_of(node, rules))
             for index in rule.neutral
             if index < len(node.inputs)
@@ -160,7 +160,7 @@ class _Silence(dict[Dim, np.ndarray]):
         quantized = zero_points(model, rules).keys()
         dequantized = {
             node.outputs[0].name
-            for node in model.graph.nodes
+            for node in model.nodes
             if node.op == "DequantizeLinear" and node.inputs[0].name in quantized
         }
         for name in (floating - awake) | quantized | dequantized:
@@ -175,16 +175,16 @@ class _Silence(dict[Dim, np.ndarray]):
         if rule.silence is never:
             return
         place: dict[str, list[int]] = {}
-        for k, operand in enumerate(call.inputs):
+        for k, operand in enumerate(call.sources):
             if operand is not None:
                 place.setdefault(operand.name, []).append(k)
-        results = {o.name for o in call.outputs if o is not None}
+        results = {o.name for o in call.results if o is not None}
         met: dict[Dim, tuple[np.ndarray, np.ndarray]] = {}  # output axis: tied, and tied to what is not silent
         for tie in ties:
             for y, at_y, x, at_x in ((tie.a, tie.at_a, tie.b, tie.at_b), (tie.b, tie.at_b, tie.a, tie.at_a)):
                 if y.tensor in results and (x.tensor in place or x == y):
                     if y not in met:
-                        shape = (len(call.inputs), self._sizes[y.tensor][y.axis])
+                        shape = (len(call.sources), self._sizes[y.tensor][y.axis])
                         met[y] = (np.zeros(shape, bool), np.zeros(shape, bool))  # type: ignore[arg-type]
                     for k in place.get(x.tensor, ()):
                         met[y][0][k, at_y] = True

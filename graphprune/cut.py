@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from graphprune.calls import calls, routings, rule_of, zero_points
 from graphprune.groups import Group
 from graphprune.model import Model
+from graphprune.model.bodies import own_constants, put_back
 from graphprune.model.weights import change
 from graphprune.rules import Dim, Operand, Routing, Rule
 
@@ -38,22 +39,27 @@ def gone(groups: Iterable[Group], drop: Drop) -> dict[Dim, np.ndarray]:
 
 
 def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> Model:
-    """A smaller model: weights sliced, attributes repaired; activations follow by themselves."""
+    """A smaller model: weights sliced, attributes repaired, in bodies too; activations follow by themselves."""
     result = model.copy()
-    copies = {id(old): new for old, new in zip(model.graph.nodes, result.graph.nodes, strict=True)}
+    copies = {id(old): new for old, new in zip(model.nodes, result.nodes, strict=True)}
+    inside = [graph for graphs in reversed(result.bodies.values()) for graph in graphs]  # outer ones first
+    graphs = {id(node): graph for graph in (result.graph, *inside) for node in graph.nodes}
 
     def kept(operand: Operand, axis: int) -> np.ndarray:
         dim = operand.dim(axis)
         return np.flatnonzero(~going[dim]) if dim in going else np.arange(operand.shape[axis])
 
     touched = {dim.tensor for dim in going}
-    for node, call in calls(model):
+    for node, call in calls(model, model.nodes):
         if call is None or not any(o.name in touched for o in call.present):
             continue
         rule = rule_of(node, rules)
         if rule is not None and rule.repair:
-            _insert(result.graph, copies[id(node)], rule.repair(copies[id(node)], call, kept) or ())
+            copy = copies[id(node)]
+            _insert(graphs[id(copy)], copy, rule.repair(copy, call, kept) or ())
     constants = result.constants
+    for graph in inside:
+        constants = {**constants, **own_constants(graph, constants)}
     for dim, mask in going.items():
         if (constant := constants.get(dim.tensor)) is not None:
             left = tuple(int(n) for n in constant.shape)
@@ -61,7 +67,10 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> M
             change(constant, partial(_without, mask, dim.axis), left)
     for tensor in _variables(result.graph):
         tensor.shape = None  # stale: inferred anew when asked for
-    return result
+    if not inside:
+        return result
+    put_back(result.graph.nodes, result.bodies, result.constants)
+    return replace(result)
 
 
 def _insert(graph: gs.Graph, node: gs.Node, added: Iterable[gs.Node]) -> None:
@@ -90,7 +99,7 @@ def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -
     result = model.copy()
     zeros = zero_points(model, rules)
     neutral: dict[str, float] = {**zeros}
-    for node in model.graph.nodes:
+    for node in model.nodes:
         rule = rule_of(node, rules)
         for index, value in (rule.neutral if rule else {}).items():
             if index < len(node.inputs):

@@ -1,13 +1,13 @@
 """A model: one ONNX graph in onnx-graphsurgeon form, with everything needed to write it back unchanged.
 
 Loading normalises what would otherwise need a second code path everywhere: model-local functions are inlined, and
-weights held in ``Constant`` nodes become initializers.
+weights held in ``Constant`` nodes or in bodies become initializers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +21,12 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.errors import GraphpruneError, InvalidModelError
+from graphprune.model.bodies import SHAPE_VALUES, Within, measure, separate, within
 from graphprune.model.onnxfile import LARGEST_INLINE, check, read
 from graphprune.model.shapes import Meter, Shape, SymbolicShape, bind, infer, sum_of, symbol, symbolic_axes
 from graphprune.model.surgeon import export_node, export_tensor, hollow_tensor, import_graph
 from graphprune.model.weights import DataFile, is_streamed, size
 from graphprune.output import new_files
-
-# Weights above this many elements are left out when only shapes are asked for: no shape depends on them.
-SHAPE_VALUES = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +76,25 @@ class Model:
         return {name: self.input_shapes[name] for name, info in self.inputs.items() if symbolic_axes(info)}
 
     @cached_property
+    def bodies(self) -> Within:
+        """What lies inside the nodes that have a body; not to be changed."""
+        return within(self.graph.nodes, self.header, self.constants)
+
+    @cached_property
+    def nodes(self) -> list[gs.Node]:
+        """All nodes, those of bodies right before the node whose body it is."""
+
+        def inward(nodes: Iterable[gs.Node]) -> Iterator[gs.Node]:
+            for node in nodes:
+                for graph in self.bodies.get(id(node), ()):
+                    yield from inward(graph.nodes)
+                yield node
+
+        return list(inward(self.graph.nodes))
+
+    @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Concrete shape of every tensor of the main graph whose rank is known; ``None`` for an unknown size."""
+        """Concrete shape of every tensor, in bodies too, whose rank is known; ``None`` for an unknown size."""
         return self._shapes_at(self.input_shapes)
 
     @cached_property
@@ -89,8 +104,8 @@ class Model:
 
     @cached_property
     def dtypes(self) -> dict[str, np.dtype]:
-        """Element type of every tensor of the main graph that is no constant, where numpy has it."""
-        known = {name: kind for name, kind in self._inferred[1].items() if kind}
+        """Element type of every tensor that is no constant, in bodies too, where numpy has it."""
+        known = {name: kind for name, kind in (self._inferred[1] | self._inside(self.shapes)[1]).items() if kind}
         return {name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in known.items()}
 
     @cached_property
@@ -142,9 +157,15 @@ class Model:
         }
         made = (t for n in self.graph.nodes for t in n.outputs if t.name and self.reads(t))
         unknown = [t.name for t in made if None in shapes.get(t.name, (None,))]
-        if not unknown or self.streamed:
-            return shapes
-        return shapes | (meter or Meter(self.lean))(unknown, input_shapes)
+        if unknown and not self.streamed:
+            shapes |= (meter or Meter(self.lean))(unknown, input_shapes)
+        return shapes | self._inside(shapes)[0]
+
+    def _inside(self, shapes: Mapping[str, Shape]) -> tuple[dict[str, Shape], dict[str, int]]:
+        """Shapes and element types of the tensors in bodies, where those around have ``shapes``."""
+        if not self.bodies:
+            return {}, {}
+        return measure(self.graph.nodes, self.bodies, self.header, self.constants, shapes, self._inferred[1])
 
     def _infer(
         self, input_shapes: Mapping[str, tuple[int, ...]] | None
@@ -164,8 +185,16 @@ class Model:
         return {info.name: info for info in self.header.graph.output}
 
     def reads(self, tensor: gs.Tensor) -> bool:
-        """Whether anything reads a tensor: a node, or the caller."""
-        return bool(tensor.outputs) or tensor.name in self.outputs
+        """Whether anything reads a tensor: a node, or whom it is handed to."""
+        return bool(tensor.outputs) or self.hands_out(tensor)
+
+    def hands_out(self, tensor: gs.Tensor) -> bool:
+        """Whether a tensor is an output, of the model or of a body."""
+        return tensor.name in self.outputs or tensor.name in self._handed_out
+
+    @cached_property
+    def _handed_out(self) -> set[str]:
+        return {tensor.name for graphs in self.bodies.values() for graph in graphs for tensor in graph.outputs}
 
     def copy(self) -> Model:
         """A copy whose nodes may be changed; weights are shared until they are replaced."""
@@ -211,6 +240,7 @@ class Model:
         """
         model = ModelProto()
         model.CopyFrom(self.header)
+        del model.graph.value_info[:]  # of the graph as it was
         for node in self.graph.nodes:
             exported = model.graph.node.add()
             exported.CopyFrom(export_node(node))
@@ -276,6 +306,7 @@ def _load(
         name, folder = path.stem, path.parent.resolve()
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
+    separate(proto.graph)
     initializers = {t.name for t in proto.graph.initializer} | {t.values.name for t in proto.graph.sparse_initializer}
     inputs = [info for info in proto.graph.input if info.name not in initializers]
 
@@ -343,9 +374,6 @@ def _without_body(proto: ModelProto) -> ModelProto:
 
 def _refresh_value_info(model: Model, proto: ModelProto) -> None:
     """Replace the stale inferred shapes of the original by those of this graph, if the original carried any."""
-    wanted = len(proto.graph.value_info) > 0
-    del proto.graph.value_info[:]
-    if wanted:
+    if model.header.graph.value_info:
         hollow = model.proto(weights=False)
-        del hollow.graph.value_info[:]
         proto.graph.value_info.extend(onnx.shape_inference.infer_shapes(hollow, data_prop=True).graph.value_info)

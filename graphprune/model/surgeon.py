@@ -1,19 +1,19 @@
 """Between ONNX protobufs and graphsurgeon, without losing what graphsurgeon cannot carry.
 
 Attributes of kinds it does not know, and the bodies of If, Loop and Scan, stay protobufs and travel beside their node.
-What a body captures from around it becomes an explicit extra input of that node, so that liveness and pinning see it.
+What a body captures from around it becomes an explicit extra input of that node, so that liveness sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -27,6 +27,8 @@ G_LOGGER.severity = G_LOGGER.ERROR
 _CARRIED = {AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING, AttributeProto.TENSOR}
 _CARRIED_LISTS = {AttributeProto.FLOATS: "floats", AttributeProto.INTS: "ints", AttributeProto.STRINGS: "strings"}
 _ASIDE = "graphprune.aside"
+# Operators whose bodies are analysed and cut like what is around them.
+SEEN_INTO = frozenset(["If", "Loop", "Scan"])
 # Values below this many bytes stay in the protobuf where the others go to a data file.
 SMALLEST_OUTSIDE = 1024
 
@@ -42,6 +44,26 @@ class _Aside:
 def opaque(node: gs.Node) -> bool:
     """Whether a node carries bodies or other parts kept as protobuf: names it reads must not change."""
     return _ASIDE in node.attrs
+
+
+def bodies(node: gs.Node) -> tuple[GraphProto, ...]:
+    """The bodies of an If, a Loop or a Scan."""
+    if node.op not in SEEN_INTO or not opaque(node) or not is_standard(node):
+        return ()
+    return tuple(a.g for a in node.attrs[_ASIDE].attributes if a.HasField("g"))
+
+
+def with_bodies(node: gs.Node, new: Sequence[GraphProto]) -> None:
+    """Give a node other bodies, in the order of ``bodies``, that capture the same values."""
+    left = iter(new)
+    aside = node.attrs[_ASIDE]
+    attributes = (onnx.helper.make_attribute(a.name, next(left)) if a.HasField("g") else a for a in aside.attributes)
+    node.attrs[_ASIDE] = replace(aside, attributes=tuple(attributes))
+
+
+def own_inputs(node: gs.Node) -> list[gs.Tensor]:
+    """The inputs of a node without what its bodies capture."""
+    return list(node.inputs[: len(node.inputs) - node.attrs[_ASIDE].captured] if opaque(node) else node.inputs)
 
 
 def is_standard(node: gs.Node) -> bool:
@@ -96,7 +118,7 @@ def _set_aside(node: NodeProto) -> tuple[list[AttributeProto], list[str]]:
         copy.CopyFrom(attribute)
         aside.append(copy)
         for body in [attribute.g, *attribute.graphs]:
-            captured |= dict.fromkeys(_reads(body))
+            captured |= dict.fromkeys(reads(body))
     if aside:
         kept = [a for a in node.attribute if not any(a.name == b.name for b in aside)]
         del node.attribute[:]
@@ -104,13 +126,13 @@ def _set_aside(node: NodeProto) -> tuple[list[AttributeProto], list[str]]:
     return aside, list(captured)
 
 
-def _reads(body: onnx.GraphProto) -> Iterator[str]:
-    """Names a body reads but does not define."""
+def reads(body: GraphProto) -> Iterator[str]:
+    """Names a body, or one in it, reads but does not define."""
     local = {i.name for i in body.input} | {t.name for t in body.initializer}
     local |= {t.values.name for t in body.sparse_initializer} | {o for n in body.node for o in n.output}
     for node in body.node:
         inner = [b for a in node.attribute for b in [a.g, *a.graphs]]
-        for name in [*node.input, *(r for b in inner for r in _reads(b))]:
+        for name in [*node.input, *(r for b in inner for r in reads(b))]:
             if name and name not in local:
                 yield name
     yield from (o.name for o in body.output if o.name not in local)

@@ -14,7 +14,7 @@ import msgspec
 
 from graphprune.branches import branches
 from graphprune.budget import Tradeoff
-from graphprune.calls import node_name, operator
+from graphprune.calls import boundary, node_name, operator
 from graphprune.cost import Cost, CostModel, Product
 from graphprune.fidelity import Fidelity
 from graphprune.groups import Group, Pinned
@@ -300,11 +300,13 @@ def _operators(analysed: State, removed: Mapping[str, int]) -> list[OperatorRepo
 
 
 def _neighbours(model: Model) -> dict[str, list[int]]:
-    """Positions of the nodes that make or read each tensor."""
+    """Positions of the nodes of the main graph that make or read each tensor, themselves or in their bodies."""
     found: dict[str, list[int]] = {}
-    for k, node in enumerate(model.graph.nodes):
-        for tensor in (*node.inputs, *node.outputs):
+    k = 0
+    for node in model.nodes:
+        for tensor in boundary(model, node):
             found.setdefault(tensor.name, []).append(k)
+        k += k < len(model.graph.nodes) and node is model.graph.nodes[k]
     return found
 
 

@@ -31,7 +31,22 @@ from graphprune.rules import (
     shaping,
     spatial,
 )
-from graphprune.rules.base import Call, Choice, Counting, Dim, Kept, Operand, Pin, Routing, Rule, Tie, Ties, never, tie
+from graphprune.rules.base import (
+    Body,
+    Call,
+    Choice,
+    Counting,
+    Dim,
+    Kept,
+    Operand,
+    Pin,
+    Routing,
+    Rule,
+    Tie,
+    Ties,
+    never,
+    tie,
+)
 from graphprune.rules.layer import Layer
 
 RULES: dict[str, Rule] = {
@@ -73,6 +88,7 @@ def known() -> Mapping[str, Rule]:
 
 __all__ = [
     "RULES",
+    "Body",
     "Call",
     "Choice",
     "Counting",

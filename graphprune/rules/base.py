@@ -131,6 +131,14 @@ class Operand:
 
 
 @dataclass(frozen=True, eq=False)
+class Body:
+    """What goes into and comes out of a graph inside a node; operands of unknown shape are ``None``."""
+
+    inputs: tuple[Operand | None, ...]
+    outputs: tuple[Operand | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Call:
     """A node as its rule sees it: all operands have a name and a fully known shape; an omitted one is ``None``.
 
@@ -139,6 +147,7 @@ class Call:
             none, or one of unknown length.
         parts: how many elements each part has of a list of sizes that a Concat joins at run time.
         asked: of a ``Shape``, the axes whose size somebody reads.
+        bodies: of an If, a Loop or a Scan, whose inputs are then those listed, without what the bodies capture.
     """
 
     op: str
@@ -150,6 +159,7 @@ class Call:
     sizes: tuple[int | None, ...] = ()
     parts: tuple[int, ...] = ()
     asked: frozenset[int] = frozenset()
+    bodies: tuple[Body, ...] = ()
 
     @property
     def x(self) -> Operand:
@@ -168,9 +178,19 @@ class Call:
         return self.inputs[index] if index < len(self.inputs) else None
 
     @cached_property
+    def sources(self) -> tuple[Operand | None, ...]:
+        """What results come from: the inputs, and what bodies hand out."""
+        return (*self.inputs, *(o for body in self.bodies for o in body.outputs))
+
+    @cached_property
+    def results(self) -> tuple[Operand | None, ...]:
+        """What the node makes: the outputs, and what it gives to its bodies."""
+        return (*self.outputs, *(o for body in self.bodies for o in body.inputs))
+
+    @cached_property
     def present(self) -> tuple[Operand, ...]:
-        """Inputs and outputs that are not omitted."""
-        return tuple(o for o in (*self.inputs, *self.outputs) if o is not None)
+        """Sources and results that are not omitted."""
+        return tuple(o for o in (*self.sources, *self.results) if o is not None)
 
     def ints(self, attribute: str, index: int) -> list[int] | None:
         """A list of integers that older opsets keep in ``attribute`` and newer ones in constant input ``index``.
@@ -208,9 +228,9 @@ def _no_counting(call: Call) -> Counting | None:
 
 
 Silence = Callable[[Call, Sequence[np.ndarray]], np.ndarray]
-"""For an output axis: whether each position is silent, given for each input which positions are zero by it.
+"""For an axis of a result: whether each position is silent, given for each source which positions are zero by it.
 
-An input is zero at a position it is tied to silent positions there; elsewhere, and where it is omitted, it is not.
+A source is zero at a position it is tied to silent positions there; elsewhere, and where it is omitted, it is not.
 """
 
 

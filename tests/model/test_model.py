@@ -248,7 +248,7 @@ g (float[1,3,8,8] x) => (float[1,6,8,8] y, float[1,4,8,8] z) {
 
 
 @pytest.mark.parametrize(("source", "op"), [(IF, "If"), (LOOP, "Loop"), (SCAN, "Scan")], ids=["If", "Loop", "Scan"])
-def test_what_a_body_captures_stays(source: str, op: str, tmp_path: Path) -> None:
+def test_what_a_body_makes_of_an_output_stays(source: str, op: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     weights = {"a": (6, 3, 1, 1), "k": (6, 1, 1), "d": (5, 3, 1, 1), "b": (4, 5, 1, 1)}
     values = {n: rng.standard_normal(s).astype(np.float32) for n, s in weights.items()}
@@ -257,7 +257,7 @@ def test_what_a_body_captures_stays(source: str, op: str, tmp_path: Path) -> Non
     proto = text(source, **values)
     model = load(proto)
     groups = analyse(model).groups
-    assert [g.name for g in groups] == ["d[0]"], "only what no body reads may go"
+    assert [g.name for g in groups] == ["d[0]"], "what a body makes of the output stays"
     assert_law(model)
     assert any(opaque(node) for node in model.graph.nodes)
     again = round_trip(proto, tmp_path)
