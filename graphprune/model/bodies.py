@@ -238,7 +238,7 @@ def measure(
             proto.graph.name = graph.name
             proto.graph.node.extend(map(export_node, graph.nodes))
             read = {*reads(proto.graph), *(t.name for t in graph.outputs)}
-            captured = {n: (types[n], shapes.get(n)) for n in types if n in read and n not in given}
+            captured = {n: (kind, shapes.get(n)) for n, kind in types.items() if kind and n in read and n not in given}
             for name, (kind, shape) in {**given, **captured}.items():
                 proto.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
             known = {n: c for n, c in constants.items() if n in read} | own
@@ -277,8 +277,8 @@ def _given(node: gs.Node, shapes: Mapping[str, Shape], types: Mapping[str, int])
         if shape and k >= first:
             axis = int(axes[k - first]) % len(shape)
             shape = (*shape[:axis], *shape[axis + 1 :])
-        made = types.get(tensor.name) or helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype or np.float32))
-        yield int(made), shape
+        constant = hollow_tensor(tensor).data_type if isinstance(tensor, gs.Constant) else TensorProto.FLOAT
+        yield types.get(tensor.name) or constant, shape
 
 
 def _steady(node: gs.Node, graph: gs.Graph, shapes: Mapping[str, Shape]) -> bool:

@@ -18,17 +18,17 @@ IMAGE = ["N", 6, 4, 4]
 
 
 def branch(name: str, seed: int, *, as_nodes: bool) -> GraphProto:
-    """Two convolutions with weights of its own, as initializers or as Constant nodes; all names are as in any other."""
+    """Two convolutions with weights of its own, as initializers or Constant nodes; all names are as in any other."""
     rng = np.random.default_rng(seed)
     weights = [
-        numpy_helper.from_array((rng.standard_normal(shape) / 2).astype(np.float32), name)
-        for name, shape in (("w", (8, 6, 1, 1)), ("v", (6, 8, 1, 1)))
+        numpy_helper.from_array((rng.standard_normal(shape) / 10).astype(np.float32), name)
+        for name, shape in (("w", (8, 6, 5, 5)), ("v", (6, 8, 5, 5)))
     ]
     nodes = [helper.make_node("Constant", [], [w.name], value=w) for w in weights] if as_nodes else []
     nodes += [
-        helper.make_node("Conv", ["t", "w"], ["m"]),
+        helper.make_node("Conv", ["t", "w"], ["m"], pads=[2] * 4),
         helper.make_node("Relu", ["m"], ["r"]),
-        helper.make_node("Conv", ["r", "v"], ["o"]),
+        helper.make_node("Conv", ["r", "v"], ["o"], pads=[2] * 4),
     ]
     output = helper.make_tensor_value_info("o", TensorProto.FLOAT, IMAGE)
     return helper.make_graph(nodes, name, [], [output], [] if as_nodes else weights)
@@ -96,10 +96,10 @@ def test_both_branches_are_cut(tmp_path: Path) -> None:
     small = load(tmp_path / "small.onnx")
     assert {n: tuple(c.shape) for n, c in small.constants.items()} == {
         "a": (3, 3, 1, 1),
-        "w": (4, 3, 1, 1),
-        "v": (3, 4, 1, 1),
-        "w:1": (4, 3, 1, 1),
-        "v:1": (3, 4, 1, 1),
+        "w": (4, 3, 5, 5),
+        "v": (3, 4, 5, 5),
+        "w:1": (4, 3, 5, 5),
+        "v:1": (3, 4, 5, 5),
         "b": (2, 3, 1, 1),
     }
     assert small.shapes["m:1"] == (1, 4, 4, 4)
