@@ -108,7 +108,7 @@ def zero_points(model: Model, rules: Mapping[str, Rule] | None = None) -> dict[s
 
 def routings(model: Model, rules: Mapping[str, Rule] | None = None) -> Iterator[tuple[gs.Node, Dim, Routing]]:
     """Every node that shares out or chooses along an axis from which positions can be absent, with that axis."""
-    return _routings(calls(model), rules)
+    return _routings(calls(model, model.nodes), rules)
 
 
 def _routings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -40,10 +41,7 @@ def gone(groups: Iterable[Group], drop: Drop) -> dict[Dim, np.ndarray]:
 
 def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> Model:
     """A smaller model: weights sliced, attributes repaired, in bodies too; activations follow by themselves."""
-    result = model.copy()
-    copies = {id(old): new for old, new in zip(model.nodes, result.nodes, strict=True)}
-    inside = [graph for graphs in reversed(result.bodies.values()) for graph in graphs]  # outer ones first
-    graphs = {id(node): graph for graph in (result.graph, *inside) for node in graph.nodes}
+    result, copies, graphs = _copy(model)
 
     def kept(operand: Operand, axis: int) -> np.ndarray:
         dim = operand.dim(axis)
@@ -57,8 +55,9 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> M
         if rule is not None and rule.repair:
             copy = copies[id(node)]
             _insert(graphs[id(copy)], copy, rule.repair(copy, call, kept) or ())
+    inside, result = result.bodies, replace(result)  # with what repairs brought among its constants
     constants = result.constants
-    for graph in inside:
+    for graph in chain.from_iterable(reversed(inside.values())):  # outer ones first
         constants = {**constants, **own_constants(graph, constants)}
     for dim, mask in going.items():
         if (constant := constants.get(dim.tensor)) is not None:
@@ -67,10 +66,16 @@ def cut(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -> M
             change(constant, partial(_without, mask, dim.axis), left)
     for tensor in _variables(result.graph):
         tensor.shape = None  # stale: inferred anew when asked for
-    if not inside:
-        return result
-    put_back(result.graph.nodes, result.bodies, result.constants)
-    return replace(result)
+    put_back(result.graph.nodes, inside, result.constants)
+    return result
+
+
+def _copy(model: Model) -> tuple[Model, dict[int, gs.Node], dict[int, gs.Graph]]:
+    """A copy, its nodes by the identity of those they are copies of, and the graph each of them lies in."""
+    result = model.copy()
+    copies = {id(old): new for old, new in zip(model.nodes, result.nodes, strict=True)}
+    graphs = (result.graph, *chain.from_iterable(result.bodies.values()))
+    return result, copies, {id(node): graph for graph in graphs for node in graph.nodes}
 
 
 def _insert(graph: gs.Graph, node: gs.Node, added: Iterable[gs.Node]) -> None:
@@ -96,7 +101,7 @@ def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -
     what stands for 0. Other constants of whole numbers are indices and sizes, not parameters, and stay. Where something
     is shared out or chosen by logits, those of what goes are minus infinity: it gets nothing, and is never chosen.
     """
-    result = model.copy()
+    result, copies, graphs = _copy(model)
     zeros = zero_points(model, rules)
     neutral: dict[str, float] = {**zeros}
     for node in model.nodes:
@@ -109,11 +114,13 @@ def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -
         constant = constants.get(dim.tensor)
         if constant is not None and (constant.dtype.kind == "f" or dim.tensor in zeros):
             change(constant, partial(_silenced, mask, dim.axis, neutral.get(dim.tensor, 0.0)), tuple(constant.shape))
-    copies = {id(old): new for old, new in zip(model.graph.nodes, result.graph.nodes, strict=True)}
     for node, dim, routing in routings(model, rules):
         if dim in going:
-            _mask(result.graph, copies[id(node)], routing, going[dim], model)
-    return replace(result)  # with the masks among its constants
+            copy = copies[id(node)]
+            _mask(graphs[id(copy)], copy, routing, going[dim], model)
+    inside, result = result.bodies, replace(result)  # with the masks among its constants
+    put_back(result.graph.nodes, inside, result.constants)
+    return result
 
 
 def _mask(graph: gs.Graph, node: gs.Node, routing: Routing, mask: np.ndarray, model: Model) -> None:
