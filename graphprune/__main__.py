@@ -39,16 +39,17 @@ def main() -> None:
         child = os.fork()
         if not child:
             _work(scratch)
-        status = _wait(child)
+        status, asked = _wait(child)
         if os.WIFSIGNALED(status):
             _tidy(scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if os.WIFSIGNALED(status):
+    if os.WIFSIGNALED(status) and not asked:
         sys.exit(_explain(os.WTERMSIG(status)))
-    if os.WEXITSTATUS(status) == _INTERRUPTED:
+    code = _INTERRUPTED if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    if code == _INTERRUPTED:
         print("error: interrupted; earlier results are as they were", file=sys.stderr)
-    sys.exit(os.WEXITSTATUS(status))
+    sys.exit(code)
 
 
 def _work(scratch: Path) -> None:
@@ -96,10 +97,13 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _wait(child: int) -> int:
-    """The child's status; signals that ask for the end are passed on, and become an order after a while."""
+def _wait(child: int) -> tuple[int, bool]:
+    """The child's status, and whether it was asked to end: such signals are passed on, and become an order in time."""
+    asked = False
 
     def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
         try:
             os.kill(child, number)
         except ProcessLookupError:
@@ -111,7 +115,7 @@ def _wait(child: int) -> int:
         signal.signal(end, forward)
     status = os.waitpid(child, 0)[1]
     signal.alarm(0)
-    return status
+    return status, asked
 
 
 def _tidy(scratch: Path) -> None:

@@ -165,6 +165,23 @@ def test_a_full_disk_leaves_the_old_compiled_folder(tmp_path, compiled):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_work_that_does_not_hear_is_interrupted_all_the_same(tmp_path):
+    """Native code may not look at signals for long: what then kills it is no want of memory."""
+    deaf = "import signal, time; signal.signal = lambda *_: None; signal.pthread_sigmask(0, [2]); time.sleep(60)"
+    script = (
+        f"import sys, graphprune.__main__ as m; m.GRACE_SECONDS = 1; m._work = lambda scratch: exec({deaf!r}); m.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.stderr is not None
+    assert process.stderr.read().startswith("error: interrupted")
+
+
 def test_limits_and_crashes_end_in_one_line(tmp_path):
     slow = [*RUN, "bench", str(RESNET), "--seconds", "60"]
     done = subprocess.run([*slow, "--max-seconds", "0.2"], capture_output=True, text=True, check=False)
