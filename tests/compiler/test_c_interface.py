@@ -126,3 +126,41 @@ def test_a_static_program_runs_on_arm(tmp_path: Path) -> None:
     compiler = [*COMPILERS["zig"], "-target", "aarch64-linux-musl", "-static", *STRICT]
     run([*compiler, "program.c", "libmodel.a", "-o", "program"], tmp_path)
     assert run(["qemu-aarch64-static", "program"], tmp_path) == EXPECTED
+
+
+REASON = r"""
+#include "model.h"
+
+#include <stdio.h>
+
+int main(void) {
+  const char* reason;
+  graphprune_model* model = graphprune_create(0, 0, &reason);
+  printf("%s, %d\n", reason, graphprune_supported());
+  graphprune_destroy(model);
+  return model != 0;
+}
+"""
+
+
+def test_a_processor_without_the_instructions_is_told_so(tmp_path: Path) -> None:
+    """QEMU as a processor of 2008: the program must get as far as the check, and no further."""
+    need(targets.ZIG, "qemu-x86_64-static")
+    proto = model("g (float[2,3] x) => (float[2,4] y) { m = MatMul (x, w) y = Relu (m) }", w=WEIGHTS)
+    compile_model(proto, tmp_path, "x86-64", embed_weights=True)
+    (tmp_path / "reason.c").write_text(REASON)
+    zig = [*COMPILERS["zig"], "-target", "x86_64-linux-musl", "-static", *STRICT]
+    run([*zig, "reason.c", "libmodel.a", "-o", "reason"], tmp_path)
+    said = run(["qemu-x86_64-static", "-cpu", "Nehalem", "reason"], tmp_path)
+    assert said == "this processor lacks an instruction set the model was compiled for, 0\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
+def test_without_memory_it_says_so(tmp_path: Path) -> None:
+    need("cc")
+    compile_model(
+        model("g (float[64,1024,1024] x) => (float[64,1024,1024] y) { y = Exp (x) }"), tmp_path, embed_weights=True
+    )
+    (tmp_path / "reason.c").write_text(REASON)
+    run(["cc", *STRICT, "reason.c", "libmodel.a", "-lm", "-pthread", "-o", "reason"], tmp_path)
+    assert run(["sh", "-c", "ulimit -v 200000; ./reason"], tmp_path) == "out of memory, 1\n"
