@@ -31,7 +31,8 @@ from models.zoo import onnxruntime_run
 
 BUILD = Path(__file__).parents[1] / "build"
 KEPT = BUILD / "language.json"
-NEURONS, HEADS = "gelu|silu", "softmax"  # axes that the neurons and the heads of these exports pass through
+NEURONS, HEADS = "gelu|silu|act_fn", "softmax"  # axes that the neurons and the heads of these exports pass through
+TEXT = 128  # tokens of the sequences that SmolLM2 writes
 SCORES = {
     "obs": ("obs", "allocate", "reconstruct"),
     "flap": ("flap", "choose", "reconstruct(damp=1e6)"),
@@ -81,8 +82,9 @@ CASES = {
         Case("minilm"),
         *(Case("minilm", score, MINILM) for score in SCORES),
         Case("smollm2"),
-        *(Case("smollm2", score, ((NEURONS, 0.25),)) for score in SCORES),
-        *(Case("smollm2", score, ((NEURONS, 0.5),)) for score in SCORES),
+        *(Case("smollm2_past", score, ((NEURONS, 0.25),)) for score in SCORES),
+        *(Case("smollm2_past", score, ((NEURONS, 0.5),)) for score in SCORES),
+        Case("smollm2", "wanda", ((NEURONS, 0.25),)),
     ]
 }
 
@@ -125,7 +127,9 @@ def measured(case: Case) -> dict[str, Any]:
     began, kept = time.perf_counter(), 1.0
     if case.score:
         case.path.parent.mkdir(parents=True, exist_ok=True)
-        result = graphprune.prune(model.path, passes=case.passes)
+        among = "|".join(axes for axes, _ in case.amounts)
+        sizes = {"sequence": TEXT} if case.model == "smollm2_past" else {}
+        result = graphprune.prune(model.path, passes=case.passes, include=among, dim_params=sizes)
         for path in (case.path, graphprune.api.plan_path(case.path)):
             path.unlink(missing_ok=True)
         result.save(case.path)

@@ -205,7 +205,7 @@ def perplexity(run: Run, windows: np.ndarray) -> list[Perplexity]:
 def perplexity_past(run: Run, windows: np.ndarray) -> list[Perplexity]:
     """The same of the decoder: every window with nothing past."""
     past = decoder.nothing_past(LAYERS, 1, *CACHED)
-    return perplexity(lambda inputs: run({**inputs, **past}), windows)
+    return perplexity(lambda given: run(decoder.inputs(given["input_ids"], past)), windows)
 
 
 ZOO = (

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from graphprune.calibration.refit import refitted
+from graphprune.calibration.refit import calibrated, refitted
 from graphprune.calibration.sequence import refitted_in_sequence
 from graphprune.obs import fit
 from graphprune.state import State
+
+SEQUENCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,20 @@ class Reconstruct:
 
     Attributes:
         damp: share of the mean input power added to every input.
-        sequence: the same for the second fit, which it holds near the first; 0 does without it.
+        sequence: the same for the second fit, which it holds near the first; 0 does without it. By default 0.1 for
+            models that read tokens.
     """
 
     damp: float = 0.01
-    sequence: float = 0.0
+    sequence: float | None = None
 
     approximate: ClassVar[bool] = True
 
     def __call__(self, state: State) -> State:
         """A state whose model has new weights, or the same state where no layer lost an input."""
         solve = partial(fit, damp=self.damp)
-        if not self.sequence:
+        text = calibrated(state, "reconstruct").text
+        sequence = self.sequence if self.sequence is not None else SEQUENCE if text else 0.0
+        if not sequence:
             return refitted(state, "reconstruct", solve)
-        return refitted_in_sequence(state, "reconstruct", solve, self.sequence)
+        return refitted_in_sequence(state, "reconstruct", solve, sequence)

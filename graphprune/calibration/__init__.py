@@ -108,6 +108,7 @@ class Calibration:
         noise: the made-up inputs that are most like real ones, by kind.
         skipped: weight → why nothing is known of its layer.
         source: what the inputs were, in words.
+        text: the sequences, for models that read tokens.
     """
 
     moments: Mapping[str, Moments]
@@ -115,6 +116,7 @@ class Calibration:
     noise: Mapping[str, Noise]
     skipped: Mapping[str, str]
     source: str
+    text: Sequence[Inputs] = ()
 
     def reader(self, dim: Dim) -> Moments | None:
         """What is known of the layer that sums over this axis of its weight, if anything."""
@@ -194,17 +196,19 @@ def calibrate(
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
     noise: dict[str, Noise] = {}
     sets: list[dict[str, Measured]] = []
+    text: list[Inputs] = []
     if (read := reader(model, vocabulary)) is not None:
         read = writer(model, read)
         widest = max((columns(model, name, layer) for name, (_, layer) in found.items()), default=1)
-        made = {length: partial(sequences, model, replace(read, length=length)) for length in lengths(model, read)}
-        for length, make in made.items():
-            words = make(max(count, enough(widest, length)), seed)
-            noise[f"tokens by {length}"] = Noise(partial(_same, words), observed(model, statistics, words))
+        parts = [replace(read, length=length) for length in lengths(model, read)]
+        for part in parts:
+            words = sequences(model, part, max(count, enough(widest, part)), seed)
+            noise[f"tokens by {part.length}"] = Noise(partial(_same, words), observed(model, statistics, words))
+            text.append(words)
             sets.append(walked(model, found, words))
         how = "written by the model" if read.logits else "drawn from the vocabulary"
-        number = sum(items(kind.make()) for kind in noise.values())
-        source = f"{number} sequences of {' and '.join(map(str, made))} tokens {how}: {read}"
+        number = sum(map(items, text))
+        source = f"{number} sequences of {' and '.join(str(part.length) for part in parts)} tokens {how}: {read}"
     else:
         kinds = tuple(kinds) if has_images(model) else tuple(kinds[:1])
         for kind in track(kinds):
@@ -241,7 +245,7 @@ def calibrate(
             matters = None
         energy = np.trace(covariance) if matters is None else (matters * covariance).sum()
         moments[name] = Moments(layer, _affine(model, node, layer), second, float(energy), matters)
-    return Calibration(moments, statistics, noise, skipped, source)
+    return Calibration(moments, statistics, noise, skipped, source, text)
 
 
 def _same(inputs: Inputs) -> Inputs:

@@ -19,6 +19,7 @@ from graphprune.calibration.activations import batched, chunks
 from graphprune.calibration.destination import destination, normalised, size
 from graphprune.calibration.refit import Solve, calibrated, left, lost, write
 from graphprune.cut import Gone
+from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.model.streaming import walk
 from graphprune.progress import track
@@ -59,7 +60,7 @@ def refitted_in_sequence(state: State, name: str, solve: Solve, damp: float) -> 
         damp: share of the mean input power that holds the new weights near those.
 
     Raises:
-        UsageError: the layers were not calibrated.
+        UsageError: the layers were not calibrated, or with made-up images only.
     """
     calibration = calibrated(state, name)
     going: Gone = state.data.get("cut", {})
@@ -68,8 +69,9 @@ def refitted_in_sequence(state: State, name: str, solve: Solve, damp: float) -> 
     if not stops:
         return state
     dense, real = batched(state.data["uncut"]), state.data.get("inputs")
-    inputs = [noise.make() for noise in calibration.noise.values()] if real is None else [real]
-    batches = [chunk for one in inputs for chunk in chunks(dense, one)]
+    batches = [chunk for one in ([real] if real else calibration.text) for chunk in chunks(dense, one)]
+    if not batches:
+        raise UsageError(f"{name} in sequence needs text or real inputs", "give --calibration-data, or sequence=0")
     here = walk(model, batches, [(s.layer.x, *s.beside) for s in stops])
     there = walk(dense, batches, [(s.layer.y, s.goal, *s.beside) for s in stops])
     for stop, now, before in zip(track(stops), here, there, strict=True):

@@ -20,6 +20,7 @@ from graphprune.progress import track
 from graphprune.proof import Runner, seeded_inputs, whole_number_readers
 
 SAMPLES = 2.5  # tokens for each input of the widest layer: two is what second moments need
+WRITTEN = 10.0  # the same where a model with caches writes them, which is cheap: what is fitted then holds elsewhere
 HALVINGS = 3  # sequences are drawn of the whole length, of half of it, and so on
 SWEEPS = 6  # times that a model goes over what it writes
 TEMPERATURE = 1.0
@@ -46,6 +47,11 @@ class Reader:
     past: Mapping[str, int]
     present: Mapping[str, str] = field(default_factory=dict)
     logits: str | None = None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what was read can be handed back, so that the next token costs no more than itself."""
+        return bool(self.past) and self.past.keys() == self.present.keys()
 
     def __str__(self) -> str:
         written = f"; '{self.logits}' predicts the next token" if self.logits else ""
@@ -97,8 +103,7 @@ def sequences(model: Model, read: Reader, count: int, seed: int) -> dict[str, np
     """``count`` sequences: written by the model where it predicts the next token, else drawn from the vocabulary."""
     ids = drawn(read, count, seed)
     if read.logits is not None:
-        remembers = bool(read.past) and read.past.keys() == read.present.keys()
-        ids = _continued(model, read, ids[:, :1], seed) if remembers else _written(model, read, ids, seed)
+        ids = _continued(model, read, ids[:, :1], seed) if read.remembers else _written(model, read, ids, seed)
     return inputs_for(model, read, ids)
 
 
@@ -114,9 +119,9 @@ def lengths(model: Model, read: Reader) -> list[int]:
     return [n for n in (read.length >> k for k in range(HALVINGS + 1)) if n > 1] or [read.length]
 
 
-def enough(columns: int, length: int) -> int:
-    """How many sequences of a length the second moments of a layer of ``columns`` inputs need."""
-    return ceil(SAMPLES * columns / length)
+def enough(columns: int, read: Reader) -> int:
+    """How many sequences the second moments of a layer of ``columns`` inputs need."""
+    return ceil((WRITTEN if read.remembers and read.logits else SAMPLES) * columns / read.length)
 
 
 def inputs_for(

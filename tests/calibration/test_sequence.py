@@ -57,5 +57,9 @@ def test_much_damping_leaves_all_but_the_biases_as_the_first_fit_found_them() ->
 def test_it_needs_calibrated_layers_and_a_cut() -> None:
     with pytest.raises(UsageError, match="reconstruct needs calibrated layers"):
         Reconstruct(sequence=0.1)(State(state().model))
-    uncut = replace(cut := state(), data={n: v for n, v in cut.data.items() if n != "cut"})
+    made_up = replace(cut := state(), data={n: v for n, v in cut.data.items() if n != "inputs"})
+    with pytest.raises(UsageError, match="reconstruct in sequence needs text or real inputs"):
+        Reconstruct(sequence=0.1)(made_up)
+    assert Reconstruct()(made_up) is not made_up
+    uncut = replace(cut, data={n: v for n, v in cut.data.items() if n != "cut"})
     assert Reconstruct(sequence=0.1)(uncut) is uncut

@@ -128,7 +128,7 @@ def test_a_smaller_vocabulary_is_kept_to_and_one_that_cannot_be_is_refused() -> 
 
 def test_calibration_says_what_it_read_and_has_enough_of_it() -> None:
     found = calibrate(language_model(), {}, count=4)
-    assert enough(WIDTH, 6) == 4
+    assert enough(WIDTH, reader(language_model())) == 4
     assert found.source == (
         "4 sequences of 6 tokens written by the model: 'ids' holds tokens of a vocabulary of 12; "
         "'y' predicts the next token"
