@@ -26,7 +26,7 @@ from rich.table import Table
 
 import graphprune
 from graphprune.pipeline import AFTER, BEFORE
-from models import find
+from models import decoder, find
 from models.zoo import onnxruntime_run
 
 BUILD = Path(__file__).parents[1] / "build"
@@ -143,20 +143,37 @@ def measured(case: Case) -> dict[str, Any]:
 def sizes(case: Case) -> list[tuple[int, int]]:
     """Run a pruned file at several batches and lengths; a text must mean the same whatever it shares the batch with.
 
+    A decoder must also say the same of the second half of a text behind the caches of the first.
+
     Returns:
         The sizes at which it ran.
     """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(case.path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    shapes = {i.name: i.shape for i in session.get_inputs() if i.name.startswith(decoder.INPUT)}
+
+    def run(ids: np.ndarray, past: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        if not shapes:
+            return {names[0]: session.run(names[:1], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]}
+        nothing = {
+            name: np.zeros((len(ids), heads, 0, width), np.float32) for name, (_, heads, _, width) in shapes.items()
+        }
+        return dict(zip(names, session.run(names, decoder.inputs(ids, past or nothing)), strict=True))
+
     rng = np.random.default_rng(0)
     ran = []
     for batch, length in [(1, 1), (2, 7), (3, 33)]:
         ids = rng.integers(1000, 20000, (batch, length))
-        each = [ids, *(row[None] for row in ids)]
-        together, *rows = (session.run(None, {"input_ids": i, "attention_mask": np.ones_like(i)})[0] for i in each)
-        apart = np.concatenate(rows)
-        assert np.abs(together - apart).max() <= 1e-4 * np.abs(apart).max(), "rows of a batch do not stand alone"
+        together = run(ids)[names[0]]
+        apart = [np.concatenate([run(row[None])[names[0]] for row in ids])]
+        if shapes and length > 1:
+            first = run(ids[:, : length // 2])
+            second = run(ids[:, length // 2 :], decoder.given_back(first))
+            apart.append(np.concatenate([first[names[0]], second[names[0]]], axis=1))
+        for other in apart:
+            assert np.abs(together - other).max() <= 1e-4 * np.abs(other).max(), "rows or halves do not stand alone"
         ran.append((batch, length))
     return ran
 
