@@ -89,6 +89,18 @@ def _shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
     return sizes if tensor.elem_type == TensorProto.FLOAT and all(sizes) else ()
 
 
+def prefixed(model: ModelProto, prefix: str) -> ModelProto:
+    """The model with every name behind a prefix; onnx forgets the constants that bodies capture."""
+    result = compose.add_prefix(model, prefix)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    waiting = [a.g for node in result.graph.node for a in node.attribute if a.HasField("g")]
+    for body in waiting:  # grows: bodies, and those in them
+        for node in body.node:
+            node.input[:] = [prefix + name if name in constants else name for name in node.input]
+            waiting.extend(a.g for a in node.attribute if a.HasField("g"))
+    return result
+
+
 def random_chain(choose: Choose, length: int = 4) -> ModelProto:
     """Up to ``length`` tiny nets of one opset, each reading what one or two before it made."""
     rng = np.random.default_rng(choose(1000))
@@ -121,7 +133,7 @@ def random_chain(choose: Choose, length: int = 4) -> ModelProto:
 
     for k in range(1 + choose(length)):
         possible = [model for model in alike if not made or _steady(model)]
-        link = compose.add_prefix(possible[choose(len(possible))], f"n{k}_").graph
+        link = prefixed(possible[choose(len(possible))], f"n{k}_").graph
         [entry] = link.input
         if made:
             source = reshaped(made[choose(len(made))], _shape(entry))
