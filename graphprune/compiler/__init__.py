@@ -99,7 +99,7 @@ def compile_model(
                     manifest = msgspec.json.decode((new / "manifest.json").read_bytes(), type=Manifest)
                     return Artefact(Path(folder), manifest, seconds)
         with step("import"):
-            module, node_of = importer.import_onnx(proto, dict(shapes or {}))
+            module, node_of = importer.import_onnx(proto, dict(shapes or {}), machine)
         with step("lower"):
             lowered = lower.lower(module, machine, pick)
             program = read_program(lowered.module, lowered.scratch, lowered.ours)

@@ -20,6 +20,8 @@ from onnx import numpy_helper, reference, shape_inference
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from graphprune.compiler import recurrent
+from graphprune.compiler.targets import Target
 from graphprune.compiler.translations import TRANSLATIONS, WINDOWED, explicit_padding
 from graphprune.errors import CompileError
 
@@ -49,12 +51,15 @@ _RANDOM = {
 _SMALL = 4096  # constants up to this many elements are shown to shape inference
 
 
-def import_onnx(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> tuple[tvm.IRModule, dict[str, str]]:
+def import_onnx(
+    proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], target: Target
+) -> tuple[tvm.IRModule, dict[str, str]]:
     """The model as a Relax module whose weights are constants, and the ONNX node behind each variable name.
 
     Args:
         proto: a valid ONNX model.
         shapes: the shape of every input that has a symbolic or unknown dimension.
+        target: what kernels are made for that Relax has no operator for.
 
     Raises:
         CompileError: an input without a static shape, or a node the importer does not know.
@@ -71,7 +76,7 @@ def import_onnx(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> t
         )
     _fold(graph, constants, proto.opset_import, proto.ir_version)
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
-    importer = _Importer(constants)
+    importer = _Importer(constants, target)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         module = importer.from_onnx(graph, opset)
@@ -181,9 +186,9 @@ def _evaluate(
 class _Importer(onnx_frontend.ONNXGraphImporter):
     """TVM's importer; names each node's value so that it can be found again, and reports failures by node."""
 
-    def __init__(self, constants: dict[str, np.ndarray]) -> None:
+    def __init__(self, constants: dict[str, np.ndarray], target: Target) -> None:
         super().__init__({}, "float32", keep_params_in_input=False, sanitize=True)
-        self._constants = constants
+        self._constants, self._target = constants, target
         self.node_of: dict[str, str] = {}
 
     def _parse_graph_initializers(self, graph: onnx.GraphProto) -> None:
@@ -192,7 +197,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
                 self._nodes[name] = relax.const(np.ascontiguousarray(array).reshape(array.shape), array.dtype.name)
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
-        known = onnx_frontend._get_convert_map()
+        known = {*onnx_frontend._get_convert_map(), "LSTM"}
         for node in graph.node:
             if node.op_type not in known:
                 raise CompileError(
@@ -211,6 +216,12 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         try:
             if op_name in WINDOWED:
                 explicit_padding(inputs, attrs)
+            if op_name == "LSTM":
+                made = recurrent.lstm(self.bb, inputs, attrs, self._target)
+                if made is None:
+                    raise NotImplementedError("peepholes, lengths, computed weights, other activations or a device")
+                self.node_of.update({str(variable.name): node for variable in made[1]})
+                return made[0]
             ours = TRANSLATIONS.get(op_name)
             value = ours(inputs, attrs) if ours else None
             if value is None:

@@ -11,8 +11,8 @@ from tvm import relax, tirx
 from graphprune.compiler import device
 from graphprune.compiler.activations import use_polynomials
 from graphprune.compiler.fold import fold_constants
-from graphprune.compiler.schedule import hoist_scratch, schedule
-from graphprune.compiler.select import OURS, WHY, select_kernels
+from graphprune.compiler.schedule import OURS, WHY, hoist_scratch, schedule
+from graphprune.compiler.select import select_kernels
 from graphprune.compiler.targets import Target
 from graphprune.compiler.ways import Pick
 from graphprune.errors import CompileError

@@ -150,8 +150,8 @@ class _Reader:
         )
 
     def label(self, index: Any, name: str) -> None:
-        """A kernel's result gets the variable it had in Relax right after the call."""
-        if self.program.calls and index in self.program.calls[-1].arguments:
+        """A kernel's result, or tuple of them, gets the variable it had in Relax right after the call."""
+        if self.program.calls and {*np.atleast_1d(index)} & {*self.program.calls[-1].arguments}:
             self.program.calls[-1].label = name
 
     def call(self, expr: relax.Call) -> tuple[()]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from tvm import s_tir, tirx
 
+OURS = "graphprune.kernel"  # attribute of functions whose loops are final, with their shape in words
+WHY = "graphprune.why"  # attribute that says why these loops, where there was a choice
+_OPAQUE = 8  # TVM's kOpaque: fused with nothing
 _LIMIT = 1000  # characters of a printed statement; polynomials read their argument many times, so texts multiply
 
 
@@ -30,6 +33,11 @@ def in_root_block(function: tirx.PrimFunc) -> tirx.PrimFunc:
         return function
     block = s_tir.SBlock([], [], [], "root", function.body)
     return function.with_body(s_tir.SBlockRealize([], True, block))
+
+
+def final(function: tirx.PrimFunc, how: str, why: str = "") -> tirx.PrimFunc:
+    """`function` marked as one whose loops are not to be touched: their shape in words, and the reason for it."""
+    return in_root_block(function).with_attrs({OURS: how, WHY: why, "op_pattern": _OPAQUE})
 
 
 def hoist_scratch(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[tuple[str, tuple[int, ...]]]]:

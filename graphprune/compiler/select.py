@@ -7,10 +7,10 @@ then bounds. What is not recognised stays for TVM's legalisation.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,13 @@ from tvm import relax, tirx
 from graphprune.compiler.kernels.conv import Conv
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.matmul import Matmul
+from graphprune.compiler.kernels.norm import norm_kernel
 from graphprune.compiler.kernels.padding import Window
 from graphprune.compiler.kernels.rows import concat_kernel, reduce_kernel, softmax_kernel
 from graphprune.compiler.kernels.window import Windowed, average_weights, window_kernel
-from graphprune.compiler.schedule import in_root_block
+from graphprune.compiler.schedule import final
 from graphprune.compiler.targets import Target
 from graphprune.compiler.ways import Pick, Way, ways_of_conv, ways_of_product
-
-OURS = "graphprune.kernel"  # attribute of functions whose loops are final, with their shape in words
-WHY = "graphprune.why"  # attribute that says why these loops, where there was a choice
-_OPAQUE = 8  # TVM's kOpaque: fused with nothing
 
 
 @dataclass
@@ -71,21 +68,16 @@ def select_kernels(module: tvm.IRModule, target: Target, pick: Pick) -> tuple[tv
     `pick` takes one of the ways to compute a layer.
     """
     main = module["main"]
-    rules: dict[str, Callable[[_Graph, Any, Any, Target], _Found]] = {
-        **_RULES,
-        "relax.nn.conv2d": partial(_conv2d, pick=pick),
-        "relax.matmul": partial(_matmul, pick=pick),
-    }
     graph = _Graph(main)
     chosen: dict[Any, _Kernel] = {}
     covers: dict[str, list[str]] = {}
     for variable, call in graph.producer.items():
         if variable in graph.taken or not _operator(call):
             continue
-        rule = rules.get(call.op.name)
+        rule = _RULES.get(call.op.name)
         if rule is None or not _float32(call):
             continue
-        found = rule(graph, variable, call, target)
+        found = rule(graph, variable, call, target, pick)
         if found is not None:
             chain, kernel = found
             chosen[chain.last] = kernel
@@ -107,10 +99,7 @@ class _Rewriter(relax.PyExprMutator):
             return
         kernel = self.chosen.get(binding.var)
         if kernel is not None:
-            function = in_root_block(kernel.function).with_attrs(
-                {OURS: kernel.how, WHY: kernel.why, "op_pattern": _OPAQUE}
-            )
-            variable = self.builder_.add_func(function, kernel.name)
+            variable = self.builder_.add_func(final(kernel.function, kernel.how, kernel.why), kernel.name)
             arguments = [self.visit_expr(a) for a in kernel.arguments]
             call = relax.call_tir(variable, relax.Tuple(arguments), out_ty=binding.var.ty)
             binding = relax.VarBinding(binding.var, self.builder_.normalize(call))
@@ -332,7 +321,7 @@ def _matmul(graph: _Graph, variable: Any, call: Any, target: Target, pick: Pick)
     return chain, _product("matmul", op, a, b, chain, target, pick)
 
 
-def _pool(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+def _pool(graph: _Graph, variable: Any, call: Any, target: Target, pick: Pick) -> _Found:
     attrs = call.attrs
     if attrs.layout != "NCHW":
         return None
@@ -352,7 +341,7 @@ def _single(variable: Any) -> _Chain:
     return _Chain(variable, variable, 1, np.empty(0), np.empty(0), taken=[variable])
 
 
-def _reduce(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+def _reduce(graph: _Graph, variable: Any, call: Any, target: Target, pick: Pick) -> _Found:
     shape, out = _shape(call.args[0]), _shape(call)
     axes = range(len(shape)) if call.attrs.axis is None else sorted(int(a) % len(shape) for a in call.attrs.axis)
     if not axes or list(axes) != list(range(axes[0], len(shape))):
@@ -361,14 +350,34 @@ def _reduce(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     return _single(variable), _Kernel(mode, reduce_kernel(mode, shape, out, target), [call.args[0]])
 
 
-def _softmax(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+def _softmax(graph: _Graph, variable: Any, call: Any, target: Target, pick: Pick) -> _Found:
     shape = _shape(call)
     if int(call.attrs.axis) % len(shape) != len(shape) - 1:
         return None
     return _single(variable), _Kernel("softmax", softmax_kernel(shape, target), [call.args[0]])
 
 
-def _concat(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
+def _group_norm(graph: _Graph, variable: Any, call: Any, target: Target, pick: Pick) -> _Found:
+    """Groups of channels, or single ones: instance normalisation is that."""
+    shape, attrs = _shape(call), call.attrs
+    if int(attrs.channel_axis) != 1 or [int(a) for a in attrs.axes] != list(range(2, len(shape))):
+        return None
+    columns = math.prod(shape[1:]) // int(attrs.num_groups)
+    function = norm_kernel(shape, shape[1:2], columns, shape[1], float(attrs.epsilon), target)
+    return _single(variable), _Kernel("group_norm", function, list(call.args), f"{attrs.num_groups} groups")
+
+
+def _layer_norm(graph: _Graph, variable: Any, call: Any, target: Target, pick: Pick) -> _Found:
+    shape = _shape(call)
+    axes = sorted(int(a) % len(shape) for a in call.attrs.axes)
+    if axes != list(range(axes[0], len(shape))):
+        return None
+    own = shape[axes[0] :]
+    function = norm_kernel(shape, own, math.prod(own), 0, float(call.attrs.epsilon), target)
+    return _single(variable), _Kernel("layer_norm", function, list(call.args))
+
+
+def _concat(graph: _Graph, variable: Any, call: Any, target: Target, pick: Pick) -> _Found:
     if not isinstance(call.args[0], relax.Tuple) or not all(_float32(a) for a in call.args[0].fields):
         return None
     arrays = list(call.args[0].fields)
@@ -376,12 +385,16 @@ def _concat(graph: _Graph, variable: Any, call: Any, target: Target) -> _Found:
     return _single(variable), _Kernel("concat", concat_kernel([_shape(a) for a in arrays], axis), arrays)
 
 
-_RULES: dict[str, Callable[[_Graph, Any, Any, Target], _Found]] = {
+_RULES: dict[str, Callable[[_Graph, Any, Any, Target, Pick], _Found]] = {
+    "relax.nn.conv2d": _conv2d,
+    "relax.matmul": _matmul,
     "relax.nn.max_pool2d": _pool,
     "relax.nn.avg_pool2d": _pool,
     "relax.mean": _reduce,
     "relax.sum": _reduce,
     "relax.max": _reduce,
     "relax.nn.softmax": _softmax,
+    "relax.nn.group_norm": _group_norm,
+    "relax.nn.layer_norm": _layer_norm,
     "relax.concat": _concat,
 }

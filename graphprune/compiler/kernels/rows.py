@@ -29,7 +29,7 @@ def _constant(value: float, lanes: int) -> Expr:
     return splat(tirx.const(value, "float32"), lanes)
 
 
-def _emit_reduce(
+def emit_reduce(
     columns: int,
     lanes: int,
     identity: float,
@@ -68,7 +68,7 @@ def reduce_kernel(mode: Reduction, shape: Shape, out_shape: Shape, target: Targe
         T.func_attr({"tirx.noalias": True})
         x, y = arguments(x=shape, y=out_shape)
         with Share().serial(rows) as row:
-            total = _emit_reduce(
+            total = emit_reduce(
                 columns,
                 target.lanes,
                 _LOWEST if mode == "max" else 0.0,
@@ -105,7 +105,7 @@ def softmax_kernel(shape: Shape, target: Target) -> tirx.PrimFunc:
         x, y = arguments(x=shape, y=shape)
         with Share().serial(math.prod(shape[:-1])) as row:
             start = row * columns
-            most = _emit_reduce(
+            most = emit_reduce(
                 columns, target.lanes, _LOWEST, tirx.max, lambda column, lanes: x[ramp(start + column, lanes)]
             )
 
@@ -121,7 +121,7 @@ def softmax_kernel(shape: Shape, target: Target) -> tirx.PrimFunc:
                 T.buffer_store(y, value, [ramp(at, lanes)])
 
             each(exponentiate)
-            total = _emit_reduce(
+            total = emit_reduce(
                 columns,
                 target.lanes,
                 0.0,
