@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import graphprune
@@ -35,6 +36,17 @@ def test_every_option_is_a_flag_of_the_verbs_that_take_it():
     for name, (_, option) in declared(PruneOptions).items():
         flag = "--" + (option.name or name.replace("_", "-"))
         assert all(flag in text for text in help_text.values())
+
+
+def test_every_verb_prints_json_is_quiet_or_wordy_and_shows_an_example():
+    app = typer.main.get_command(verbs.app)
+    found = dict(app.commands)  # type: ignore[attr-defined]
+    found |= {f"plan {name}": verb for name, verb in found.pop("plan").commands.items()}
+    assert {"inspect", "prune", "compile", "sweep", "verify", "bench", "targets", "doctor", "plan merge"} <= set(found)
+    for name, command in found.items():
+        flags = {flag for parameter in command.params for flag in parameter.opts}
+        assert {"--json", "-q", "--quiet", "-v", "--verbose"} <= flags, name
+        assert f"graphprune {name}" in command.help, name
 
 
 def test_the_library_lists_and_checks_them():

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper, parser
 
 from graphprune.model import load, save
 from graphprune.proof import seeded_inputs
@@ -39,3 +39,10 @@ def runs_equal(a: ModelProto, b: ModelProto, **shapes: tuple[int, ...]) -> None:
     first, second = (ort.InferenceSession(m.SerializeToString()).run(None, inputs) for m in (a, b))
     assert all(np.array_equal(x, y) for x, y in zip(first, second, strict=True))
     assert any(np.any(x) for x in first)
+
+
+def text(source: str, **weights: np.ndarray) -> ModelProto:
+    """A model from text, with weights."""
+    proto = parser.parse_model(source)
+    proto.graph.initializer.extend(numpy_helper.from_array(w, name) for name, w in weights.items())
+    return proto
