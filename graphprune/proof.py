@@ -76,12 +76,22 @@ class Runner:
         optimise: whether onnxruntime may rewrite the graph; off for proofs, on for timing.
         threads: of one operator; 0 lets onnxruntime decide.
         also: names of inner tensors to return beside the outputs.
+        keep: whether memory may be spent on speed, a second copy of the weights above all; by default, where
+            onnxruntime may rewrite the graph.
 
     Raises:
         InvalidModelError: onnxruntime cannot run the model.
     """
 
-    def __init__(self, model: Model, *, optimise: bool = False, threads: int = 0, also: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        optimise: bool = False,
+        threads: int = 0,
+        also: Collection[str] = (),
+        keep: bool | None = None,
+    ) -> None:
         self._name, self._inputs = model.name, frozenset(model.inputs)
         self._run: Callable[[Arrays], dict[str, np.ndarray]]
         self._run_all: Callable[[Sequence[Arrays]], list[dict[str, np.ndarray]]] | None = None
@@ -90,7 +100,7 @@ class Runner:
             self._run_all = lambda batches: streaming.run(model, batches, also)
             return
         try:
-            opened = opened_session(model, optimise, threads, also)
+            opened = opened_session(model, optimise, threads, also, keep=optimise if keep is None else keep)
         except Exception as error:  # onnxruntime raises a class per status code, none of them public
             raise InvalidModelError(
                 f"{model.name} cannot be run by onnxruntime: {_first_line(error)}",
@@ -127,7 +137,7 @@ class Runner:
 
 
 def opened_session(
-    model: Model, optimise: bool, threads: int = 0, also: Collection[str] = (), *, profile: str = ""
+    model: Model, optimise: bool, threads: int = 0, also: Collection[str] = (), *, profile: str = "", keep: bool = True
 ) -> ort.InferenceSession:
     """A session over a model, with open sizes as the model has them; arguments as of ``Runner`` and ``session``."""
     with tempfile.TemporaryDirectory() as folder:
@@ -140,10 +150,10 @@ def opened_session(
                 info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
         if not model.streamed:
             given = proto.SerializeToString()
-            return session(given, values=values, optimise=optimise, threads=threads, profile=profile)
+            return session(given, values=values, optimise=optimise, threads=threads, keep=keep, profile=profile)
         path = Path(folder) / "model.onnx"
         path.write_bytes(proto.SerializeToString())
-        return session(str(path), optimise=optimise, threads=threads, profile=profile)
+        return session(str(path), optimise=optimise, threads=threads, keep=keep, profile=profile)
 
 
 def _first_line(error: Exception) -> str:

@@ -234,12 +234,13 @@ def calibrate(
     weight = _importance(model, [layer.y for _, layer in found.values()], nearest, seed)
     moments = {}
     for name, (node, layer) in found.items():
-        second = np.sum([share * s[name].second for share, s in zip(shares, sets, strict=True)], axis=0)
-        covariance = np.sum([share * s[name].covariance for share, s in zip(shares, sets, strict=True)], axis=0)
+        seen = [s.pop(name) for s in sets]  # nothing is held twice
+        second = np.sum([share * s.second for share, s in zip(shares, seen, strict=True)], axis=0)
+        covariance = np.sum([share * s.covariance for share, s in zip(shares, seen, strict=True)], axis=0)
         if not np.isfinite(second).all() or not np.isfinite(covariance).all():
             skipped[name] = "its inputs are not finite"
             continue
-        second = np.stack([shrunk(part, sum(s[name].count for s in sets)) for part in second])
+        second = np.stack([shrunk(part, sum(s.count for s in seen)) for part in second])
         matters = weight.get(layer.y)
         if matters is not None and len(matters) != len(covariance):
             matters = None

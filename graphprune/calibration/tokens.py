@@ -25,7 +25,7 @@ HALVINGS = 3  # sequences are drawn of the whole length, of half of it, and so o
 SWEEPS = 6  # times that a model goes over what it writes
 TEMPERATURE = 1.0
 HELD = 1 << 27  # bytes of logits held at a time
-HELD_CACHES = 1 << 29  # bytes of keys and values held at a time, while one token is written after another
+HELD_CACHES = 1 << 28  # bytes of keys and values held at a time, while one token is written after another
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _written(model: Model, read: Reader, ids: np.ndarray, seed: int) -> np.ndarr
     (Song et al. 2021, "Accelerating Feedforward Computation via Parallel Nonlinear Equation Solving"; the maximum of
     logits plus Gumbel noise is a sample). The first ``SWEEPS`` tokens are exact, later ones at least fit together.
     """
-    runner = Runner(model, optimise=True)
+    runner = Runner(model, optimise=True, keep=False)
     step = max(1, HELD // (4 * read.length * read.vocabulary))
     result = ids.copy()
     assert read.logits is not None
@@ -239,7 +239,7 @@ def _written(model: Model, read: Reader, ids: np.ndarray, seed: int) -> np.ndarr
 
 def _continued(model: Model, read: Reader, ids: np.ndarray, seed: int) -> np.ndarray:
     """Text of the model's own behind first tokens, int [sequences, 1]: token after token, each a sample."""
-    runner = Runner(model, optimise=True)
+    runner = Runner(model, optimise=True, keep=False)
     shapes = ((model.input_shapes[name], axis) for name, axis in read.past.items())
     token = sum(4 * prod(shape[1:]) // shape[axis] for shape, axis in shapes)
     step = max(1, HELD_CACHES // (2 * read.length * token))

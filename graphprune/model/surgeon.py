@@ -90,6 +90,9 @@ def import_graph(proto: ModelProto, folder: Path = Path()) -> gs.Graph:
     tensors = graph.tensors()
     for info in proto.graph.initializer:  # read by bodies only
         tensors.setdefault(info.name, gs.Constant(info.name, LazyValues(info)))
+    for value in [value for node in graph.nodes for value in node.attrs.values()]:
+        if isinstance(value, gs.Constant) and type(value._values) is LazyValues:
+            hold(value)
     for tensor in tensors.values():
         lazy = isinstance(tensor, gs.Constant) and type(tensor._values) is LazyValues
         if lazy and tensor._values.tensor.data_location == TensorProto.EXTERNAL:
