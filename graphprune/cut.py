@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import ModelProto, TensorProto, helper
 
 from graphprune.calls import calls, routings, rule_of, zero_points
 from graphprune.groups import Group
@@ -117,22 +118,47 @@ def zeroed(model: Model, going: Gone, rules: Mapping[str, Rule] | None = None) -
     for node, dim, routing in routings(model, rules):
         if dim in going:
             copy = copies[id(node)]
-            _mask(graphs[id(copy)], copy, routing, going[dim], model)
+            _mask(graphs[id(copy)], copy, routing, gs.Constant(f"{dim}:gone", going[dim]), model)
     inside, result = result.bodies, replace(result)  # with the masks among its constants
     put_back(result.graph.nodes, inside, result.constants)
     return result
 
 
-def _mask(graph: gs.Graph, node: gs.Node, routing: Routing, mask: np.ndarray, model: Model) -> None:
-    """Let a node find minus infinity at the positions of ``mask``, along the axis that it chooses from."""
+def absentable(model: Model, dims: Collection[Dim]) -> Model:
+    """The model with an input for each of some axes that routers choose from: which positions are absent, bool [size].
+
+    It is called like the axis, with ``:gone`` behind it. Routers within bodies are left as they are.
+    """
+    result, copies, graphs = _copy(model)
+    header = ModelProto()
+    header.CopyFrom(model.header)
+    masks: dict[Dim, gs.Tensor] = {}
+    for dim in dims:
+        size = model.shapes[dim.tensor][dim.axis]
+        masks[dim] = gs.Variable(f"{dim}:gone", np.bool_, (size,))
+        header.graph.input.append(helper.make_tensor_value_info(f"{dim}:gone", TensorProto.BOOL, (size,)))
+    result.graph.inputs.extend(masks.values())
+    for node, dim, routing in routings(model):
+        copy = copies[id(node)]
+        if dim in masks and graphs[id(copy)] is result.graph:
+            _mask(result.graph, copy, routing, masks[dim], model)
+    sizes = {mask.name: tuple(mask.shape) for mask in masks.values()}
+    return replace(result, header=header, input_shapes={**model.input_shapes, **sizes})
+
+
+def _mask(graph: gs.Graph, node: gs.Node, routing: Routing, gone: gs.Tensor, model: Model) -> None:
+    """Let a node find minus infinity where ``gone``, bool [size], is true along the axis that it chooses from."""
     logits = node.inputs[routing.input]
     shape = [1] * len(model.shapes[logits.name])
-    shape[routing.axis] = len(mask)
+    shape[routing.axis] = -1
     name = f"{node.outputs[0].name}:{logits.name}"
-    gone = gs.Constant(f"{name}:gone", mask.reshape(shape))
+    along = gs.Constant(f"{name}:shape", np.array(shape, np.int64))
     never = gs.Constant(f"{name}:never", np.array(-np.inf, model.dtypes.get(logits.name, np.dtype(np.float32))))
-    node.inputs[routing.input] = masked = gs.Variable(f"{name}:masked")
-    _insert(graph, node, [gs.Node("Where", masked.name, inputs=[gone, never, logits], outputs=[masked])])
+    spread, masked = gs.Variable(f"{name}:gone"), gs.Variable(f"{name}:masked")
+    node.inputs[routing.input] = masked
+    reshape = gs.Node("Reshape", spread.name, inputs=[gone, along], outputs=[spread])
+    where = gs.Node("Where", masked.name, inputs=[spread, never, logits], outputs=[masked])
+    _insert(graph, node, [reshape, where])
 
 
 def _without(mask: np.ndarray, axis: int, rows: np.ndarray, at: slice) -> np.ndarray:

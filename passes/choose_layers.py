@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from graphprune.branches import ATTENTION, CONVOLUTION, FEED_FORWARD, Branch, blocks, branches, gated
-from graphprune.calibration.activations import assorted, batched, is_open
+from graphprune.calibration.activations import assorted, batched, split
 from graphprune.errors import NothingToPruneError, TargetNotReachedError, UsageError
 from graphprune.model import Model
 from graphprune.progress import track
@@ -98,13 +98,7 @@ class _Measured:
     def __init__(self, model: Model, found: Sequence[Branch], inputs: Arrays) -> None:
         self._model = batched(model)
         self._found = found
-        sizes = {name: shape[0] for name, shape in model.input_shapes.items() if shape}
-        runs = min((len(inputs[name]) // size for name, size in sizes.items() if size), default=1)
-        step = TOGETHER if is_open(self._model) else 1
-        self._batches: list[Arrays] = []
-        for start in range(0, runs, step):
-            some = {n: inputs[n][start * size : min(start + step, runs) * size] for n, size in sizes.items()}
-            self._batches.append({**{n: inputs[n] for n in model.inputs}, **some})
+        self._batches = split(self._model, inputs, TOGETHER)
 
     def greedily(self, layers: Sequence[Layer], count: int) -> dict[Layer, float]:
         """The layers that go, in order, with how far the outputs have turned once each is gone."""

@@ -102,6 +102,18 @@ def assorted(model: Model, count: int, seed: int, spread: tuple[float, float]) -
     return {name: np.concatenate([m[name] for m in made]) if x.ndim else x for name, x in made[0].items()}
 
 
+def split(model: Model, inputs: Inputs, together: int) -> list[Inputs]:
+    """Inputs in parts, for a run each: ``together`` of them where ``model``, as ``batched`` makes it, takes several."""
+    sizes = {name: shape[0] for name, shape in model.input_shapes.items() if shape}
+    runs = min((len(inputs[name]) // size for name, size in sizes.items() if size), default=1)
+    step = together if is_open(model) else 1
+    parts: list[Inputs] = []
+    for start in range(0, runs, step):
+        some = {n: inputs[n][start * size : min(start + step, runs) * size] for n, size in sizes.items()}
+        parts.append({**{n: inputs[n] for n in model.inputs}, **some})
+    return parts
+
+
 def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[str, np.ndarray]]:
     """Values of the inputs and of ``wanted`` tensors, a few inputs at a time; ``model`` is as ``batched`` makes it."""
     if missing := sorted(set(model.inputs) - set(inputs)):

@@ -11,9 +11,12 @@ from onnx import ModelProto
 
 import graphprune
 from graphprune import plan
+from graphprune.calibration.activations import assorted, split
+from graphprune.cut import cut, gone
 from graphprune.errors import NothingToPruneError, TargetNotReachedError, UsageError, VerificationError
 from graphprune.model import load
 from graphprune.pipeline import Step, parse, run
+from graphprune.proof import Runner
 from graphprune.state import State
 from passes.choose_experts import ChooseExperts, selection
 from passes.cut import Cut
@@ -41,15 +44,15 @@ TWO = mixtures(RISING, RISING[::-1])
 
 
 def test_those_asked_least_go() -> None:
-    state = ChooseExperts(count=2)(State(load(TWO)))
+    state = ChooseExperts(count=2, by="selection")(State(load(TWO)))
     assert {name: units.tolist() for name, units in state.drop.items()} == {"g0[1]": [0, 1], "g1[1]": [2, 3]}
     shares = selection(np.array([RISING]), 2)[0]
     assert shares[:6].tolist() == [0] * 6
     assert np.allclose(shares[6:], [1 / (1 + np.e), np.e / (1 + np.e)])
     assert np.allclose(selection(np.zeros((1, 4)), 0), 0.25)
     assert state.data["notes"] == (
-        "of g0[1], 2 of 8 experts removed, which were expected to get 0.0% of all tokens",
-        "of g1[1], 2 of 8 experts removed, which were expected to get 0.0% of all tokens",
+        "of g0[1], 2 experts removed: [0, 1]",
+        "of g1[1], 2 experts removed: [2, 3]",
     )
 
 
@@ -83,6 +86,26 @@ def test_a_plan_replays_to_the_same_bytes_and_is_verified(tmp_path: Path) -> Non
     ]
     with pytest.raises(UsageError, match="the plan leaves only 1 of"):
         graphprune.prune(proto, plan=msgspec.structs.replace(made, removals=rows))
+
+
+def test_the_outputs_tell_who_is_missed() -> None:
+    """The first to go is the one without which the outputs move least, as cutting each of them in turn has it."""
+    model = load(mixtures([0.0] * 8))
+    spread = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
+    model.constants["g0"].values = spread  # so that each expert is asked by some of the tokens
+    state = State(model)
+    (group,) = state.experts
+    inputs = assorted(model, 12, 0, (-2.0, 2.0))
+    reference = np.concatenate([Runner(model)(one)["y"] for one in split(model, inputs, 1)])
+
+    def moved(unit: int) -> float:
+        small = cut(model, gone([group], {group.name: np.array([unit])}))
+        outputs = np.concatenate([Runner(small)(one)["y"] for one in split(model, inputs, 1)])
+        return float(np.square(outputs - reference).sum())
+
+    errors = [moved(unit) for unit in range(8)]
+    assert ChooseExperts(count=1)(state).drop == {group.name: np.argmin(errors)}
+    assert min(errors) < 0.5 * max(errors)
 
 
 def test_experts_go_only_where_they_are_asked_for() -> None:
@@ -124,6 +147,7 @@ def test_a_wrong_removal_of_an_expert_breaks_the_law(monkeypatch: pytest.MonkeyP
         ({"remove_experts": 7}, TargetNotReachedError, "has 8 experts, of which 2 are chosen at a time: 7 cannot go"),
         ({"remove_experts": 1.0}, TargetNotReachedError, "8 cannot go"),
         ({"remove_experts": 1.5}, UsageError, "1.5 experts cannot be removed"),
+        ({"passes": "choose_experts(by='size')"}, UsageError, "experts are not chosen by 'size'"),
         ({"remove_experts": 1, "exclude": "up"}, NothingToPruneError, "has no experts to remove"),
         ({"remove_experts": 1, "passes": "clean"}, UsageError, "remove_experts exclude each other"),
     ],
