@@ -10,7 +10,6 @@ Choices and scores are kept in `build/depth.json` as they are made: run again, i
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import resource
 import tempfile
@@ -157,9 +156,8 @@ def _some(items: Any, count: int) -> Any:
         return items
     if isinstance(items, np.ndarray):
         return items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
-    fields = {field.name: getattr(items, field.name) for field in dataclasses.fields(items)}
-    at = np.linspace(0, len(next(iter(fields.values()))) - 1, count).astype(int)
-    return type(items)(**{k: v[at] if isinstance(v, np.ndarray) else [v[i] for i in at] for k, v in fields.items()})
+    at = np.linspace(0, len(items[0]) - 1, min(count, len(items[0]))).astype(int)  # a named tuple of columns
+    return type(items)(*(v[at] if isinstance(v, np.ndarray) else [v[k] for k in at] for v in items))
 
 
 def draw(kept: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Experts removed from a trained mixture, without labels or training: `python -m benchmarks.experts`.
 
-The Fashion-MNIST mixture of experts of `models/`: its accuracy after a share of the experts of both layers is gone, chosen
-by what the outputs miss or by what the routers ask for, on made-up inputs in the range of its images or on real ones, and
-beside them the mean of random choices; then with neurons inside the experts gone too. Every cut is proved on the way.
+The Fashion-MNIST mixture of experts of `models/`: its accuracy after a share of the experts of both layers is gone,
+chosen by what the outputs miss or by what the routers ask for, on made-up inputs in the range of its images or on real
+ones, and beside them the mean of random choices; then with neurons inside the experts gone too. Every cut is proved on
+the way.
 """
 
 from __future__ import annotations
