@@ -34,6 +34,8 @@ from models.zoo import Items, ZooModel, onnxruntime_run
 DOCS = Path(__file__).parent.parent / "docs"
 ROWS = DOCS / "accuracy.json"
 DEFAULT = "obs"
+GIVEN = 64  # unlabelled inputs
+WITH_INPUTS = f"{DEFAULT}, {GIVEN} inputs"
 OURS = [name for name in PRESETS if name not in ("clean", "sparse")]
 FASHION = [0.7, 0.5, 0.35, 0.25]
 TARGETS = {
@@ -80,7 +82,8 @@ class Row(msgspec.Struct, frozen=True):
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Models; all that are there by default.")] = None,
     criterion: Annotated[
-        list[str] | None, typer.Option(help="Presets, `torch-pruning`, `onnxsim`; repeatable. Default: all.")
+        list[str] | None,
+        typer.Option(help=f"Presets, `{WITH_INPUTS}`, `torch-pruning`, `onnxsim`; repeatable. Default: all."),
     ] = None,
     round_to: Annotated[int, typer.Option(help="Widths are multiples of this.")] = 8,
     effort: Annotated[float, typer.Option(help="Of presets that calibrate.")] = 1.0,
@@ -90,7 +93,7 @@ def main(
 ) -> None:
     """Make the rows that are missing, then the table and the plot of all there are."""
     console = Console()
-    wanted = criterion or [*OURS, "torch-pruning", *(["onnxsim"] if onnxsim else [])]
+    wanted = criterion or [*OURS, WITH_INPUTS, "torch-pruning", *(["onnxsim"] if onnxsim else [])]
     for name in names or [n for n in TARGETS if n in _there()]:
         known = {row.key: row for row in read(rows) if row.criterion not in again or row.model != name}
         for row in _made(name, wanted, known, round_to, effort, onnxsim):
@@ -141,8 +144,10 @@ def _made(
     whole = peers.macs(model.path)
     with tempfile.TemporaryDirectory() as folder:
         for criterion in wanted:
-            if criterion in PRESETS and (targets := missing(criterion)):
-                for target, path, seconds, why in _ours(model, criterion, targets, round_to, effort, Path(folder)):
+            given = model.unlabelled(GIVEN) if criterion == WITH_INPUTS and model.unlabelled else None
+            if (criterion in PRESETS or given is not None) and (targets := missing(criterion)):
+                preset = DEFAULT if given is not None else criterion
+                for target, path, seconds, why in _ours(model, preset, targets, round_to, effort, Path(folder), given):
                     yield _row(model, criterion, target, path, whole, parts, seconds, why)
             elif criterion == "torch-pruning":
                 for importance in peers.importances():
@@ -167,15 +172,23 @@ def _made(
 
 
 def _ours(
-    model: ZooModel, preset: str, targets: Sequence[float], round_to: int, effort: float, folder: Path
+    model: ZooModel,
+    preset: str,
+    targets: Sequence[float],
+    round_to: int,
+    effort: float,
+    folder: Path,
+    given: np.ndarray | None = None,
 ) -> Iterator[tuple[float, Path | None, float, str]]:
     """What a preset makes of a model for each target; what comes before the choice is done once for all."""
     marker = "clean()"
-    calibration = f"seed=0, effort={effort}" if effort else "seed=0"
+    source = load(model.path)
+    data = {} if given is None else {"inputs": dict.fromkeys(source.inputs, given)}
+    calibration = ", ".join(["seed=0", *[f"effort={effort}"] * bool(effort), *["given=True"] * bool(data)])
     text = PRESETS[preset].format(choice=marker, sparsify="", seed=0, sampled="seed=0", calibration=calibration)
     before, after = text.split(f", {marker}, ")
     began = time.perf_counter()
-    scored, _ = run(State(load(model.path)), parse(before))
+    scored, _ = run(State(source, data=data), parse(before))
     shared = time.perf_counter() - began
     for target in targets:
         began = time.perf_counter()

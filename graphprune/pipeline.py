@@ -41,7 +41,7 @@ BEFORE, AFTER = "fold_states, fold_shapes, fold_constants", "fold_constants, fol
 CALIBRATED = f"{BEFORE}, fold_batchnorm, calibrate({{calibration}})"
 SCORED = "fold_batchnorm, calibrate(count=8), obs"  # what a sensitivity view is made of, after ``BEFORE``
 PRESETS = {
-    "obs": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",
+    "obs": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
     "spare": f"{BEFORE}, fold_batchnorm, calibrate(count=8, {{sampled}}), obs(damp=0.0001, most=0.01), {{choice}}, "
     f"cut(needed=False), reconstruct(damp=0.0001), {AFTER}",
     "sparse": f"{CALIBRATED}, {{experts}}{{sparsify}}repair, {AFTER}",
@@ -52,7 +52,7 @@ PRESETS = {
     "lbyl": f"{BEFORE}, magnitude(power=2), {{choice}}, lbyl, cut, {AFTER}",
     "obspa": f"{CALIBRATED}, obspa, {{choice}}, cut, obspa_update, {AFTER}",
     "pq_index": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",
-    "layer_adaptive": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}repair, {AFTER}",
+    "layer_adaptive": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
     "random": f"{BEFORE}, random_score(seed={{seed}}), {{choice}}, cut, {AFTER}",
     "slice": f"{BEFORE}, fold_norms, rotate({{sampled}}), {{choice}}, cut, {AFTER}",
     "clean": f"{BEFORE}, {{experts}}{AFTER}",

@@ -140,6 +140,7 @@ ZOO = tuple(
         data={"stamps": stamps, "foolbox": foolbox},
         tops=(1, 5),
         baseline=(81.38, 94.48),
+        unlabelled=unlabelled,
     )
     for name, style, parameters in [
         ("efficientnet_lite0", "kept", 4_694_107),

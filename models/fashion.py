@@ -46,6 +46,12 @@ def test_set() -> Items:
     return items(*debian_split("t10k"))
 
 
+def unlabelled(count: int) -> np.ndarray:
+    """The first training images, as the networks take them."""
+    images, labels = debian_split("train")
+    return items(images[:count], labels[:count]).inputs
+
+
 def write_fixture() -> None:
     """Write the first 2,000 test images and labels to `fashion_test_2000.npz`."""
     images, labels = debian_split("t10k")
@@ -62,6 +68,7 @@ ZOO = tuple(
         licence="Apache-2.0",
         data={"test_2000": fixture, "test": test_set},
         baseline=(baseline,),
+        unlabelled=unlabelled,
     )
     for name, parameters, baseline in [
         ("fashion_resnet20", 273_658, 94.20),

@@ -66,6 +66,7 @@ class ZooModel:
         tops: which top-k accuracies to report.
         baseline: what `evaluate` measures of the unpruned model on the default items; shares in per cent.
         measure: what to report of a model and its items, where that is not top-k accuracy.
+        unlabelled: makes so many inputs like those of ``data``, none of which is among them.
     """
 
     name: str
@@ -78,6 +79,7 @@ class ZooModel:
     tops: tuple[int, ...] = (1,)
     baseline: tuple[float, ...] = ()
     measure: Callable[[Run, Any], Sequence[Any]] | None = None
+    unlabelled: Callable[[int], np.ndarray] | None = None
 
     def items(self, name: str | None = None) -> Any:
         """Labelled items `name`, by default the first kind."""

@@ -21,7 +21,8 @@ class Repair:
     """A BatchNormalization estimated anew behind every layer that had one, for ``fold_batchnorm`` to fold.
 
     Least squares predicts too little variance, and what layers lack adds up with depth (Jordan et al. 2023, "REPAIR").
-    The moments wanted are those the same noise had in the dense model. Without BatchNorm statistics nothing is done.
+    The moments wanted are those the same noise had in the dense model. Without BatchNorm statistics nothing is done,
+    nor where ``refit_in_order`` has seen to it.
 
     Attributes:
         limit: a channel is scaled by at most this factor, up or down.
@@ -43,7 +44,7 @@ class Repair:
                 kept = ~going.get(Dim(name, 1), np.zeros(len(moments["mean"]), bool))
                 statistics[name] = {part: values[kept] for part, values in moments.items()}
         targets = [name for name in statistics if name in state.data.get("batchnorm", {})]
-        if not targets or not (going or "sparsity" in state.data):
+        if not targets or "refitted_in_order" in state.data or not (going or "sparsity" in state.data):
             return state
         opened = batched(state.model)
         factors: dict[str, list[np.ndarray]] = {name: [] for name in targets}

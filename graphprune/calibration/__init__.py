@@ -109,6 +109,7 @@ class Calibration:
         skipped: weight → why nothing is known of its layer.
         source: what the inputs were, in words.
         text: the sequences, for models that read tokens.
+        real: the real inputs, with those optimised to be like them; ``None`` where none were given.
     """
 
     moments: Mapping[str, Moments]
@@ -117,6 +118,7 @@ class Calibration:
     skipped: Mapping[str, str]
     source: str
     text: Sequence[Inputs] = ()
+    real: Inputs | None = None
 
     def reader(self, dim: Dim) -> Moments | None:
         """What is known of the layer that sums over this axis of its weight, if anything."""
@@ -245,8 +247,11 @@ def calibrate(
         if matters is not None and len(matters) != len(covariance):
             matters = None
         energy = np.trace(covariance) if matters is None else (matters * covariance).sum()
-        moments[name] = Moments(layer, _affine(model, node, layer), second, float(energy), matters)
-    return Calibration(moments, statistics, noise, skipped, source, text)
+        moments[name] = Moments(layer, affine(model, node, layer), second, float(energy), matters)
+    real = None
+    if given is not None:
+        real = {name: np.concatenate([n[name] for n in nearest]) if x.ndim else x for name, x in given.items()}
+    return Calibration(moments, statistics, noise, skipped, source, text, real)
 
 
 def _same(inputs: Inputs) -> Inputs:
@@ -278,7 +283,7 @@ def _importance(model: Model, tensors: Sequence[str], sets: Sequence[Inputs], se
     return {name: np.mean([f[name] for f in found], axis=0) for name in (found[0] if found else ())}
 
 
-def _affine(model: Model, node: gs.Node, layer: Layer) -> np.ndarray:
+def affine(model: Model, node: gs.Node, layer: Layer) -> np.ndarray:
     """W and b, float64 [parts, outputs, n + 1]."""
     matrix = layer.matrix(np.asarray(model.constants[layer.weight].values, np.float64))
     column = np.zeros((*matrix.shape[:2], 1))

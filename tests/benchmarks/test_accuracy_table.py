@@ -27,3 +27,8 @@ def test_cells_say_where_a_model_ended_and_what_was_not_made() -> None:
 def test_half_the_drop_of_the_best_rival_is_the_rule_and_ours_is_no_rival() -> None:
     assert "at every target" in markdown(rows(0.86, 0.8))
     assert "50%: 6.0 against 10.0 of magnitude" in markdown(rows(0.84, 0.8))
+
+
+def test_the_default_with_inputs_is_no_rival_but_obspa_is() -> None:
+    more = [Row("net", "obs, 64 inputs", 0.5, 0.5, {"": 0.9}), Row("net", "obspa", 0.5, 0.5, {"": 0.85})]
+    assert "50%: 4.0 against 5.0 of obspa" in markdown([*rows(0.86, 0.8), *more])
