@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -389,20 +388,3 @@ def scaled(node: gs.Node, call: Call, factor: float, dtype: np.dtype | None = No
         node.outputs[0] = inner = gs.Variable(f"{output.name}:unscaled")
         constant = gs.Constant(f"{output.name}:scale", np.array(factor, dtype or call.y.dtype))
         yield gs.Node("Mul", f"{node.name or output.name}:rescale", inputs=[inner, constant], outputs=[output])
-
-
-def runs(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
-    """Split two shapes of equal product into the smallest runs of axes of equal product, axes of size 1 left out."""
-    a = [k for k, n in enumerate(shape_a) if n != 1]
-    b = [k for k, n in enumerate(shape_b) if n != 1]
-    while a and b:
-        i = j = 1
-        while (left := prod(shape_a[k] for k in a[:i])) != (right := prod(shape_b[k] for k in b[:j])):
-            if left < right:
-                i += 1
-            else:
-                j += 1
-            if i > len(a) or j > len(b):
-                return
-        yield a[:i], b[:j]
-        a, b = a[i:], b[j:]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,7 +18,6 @@ from graphprune.rules.base import (
     Ties,
     cover,
     first,
-    runs,
     set_sizes,
     tie,
 )
@@ -30,7 +30,7 @@ def _reshape_ties(call: Call) -> Ties:
 
     Where several become several, the outermost go together, or the innermost: torch normalises groups of channels so.
     """
-    for of_x, of_y in runs(call.x.shape, call.y.shape):
+    for of_x, of_y in _runs(call.x.shape, call.y.shape):
         if len(of_x) == 1:
             yield from _merged(call.x, of_x[0], call.y, of_y)
         elif len(of_y) == 1:
@@ -41,6 +41,23 @@ def _reshape_ties(call: Call) -> Ties:
         for axis in range(call.y.rank):
             if _size(call, axis) is None:
                 yield Pin(call.y.dim(axis), _COMPUTED)
+
+
+def _runs(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
+    """Split two shapes of equal product into the smallest runs of axes of equal product, axes of size 1 left out."""
+    a = [k for k, n in enumerate(shape_a) if n != 1]
+    b = [k for k, n in enumerate(shape_b) if n != 1]
+    while a and b:
+        i = j = 1
+        while (left := prod(shape_a[k] for k in a[:i])) != (right := prod(shape_b[k] for k in b[:j])):
+            if left < right:
+                i += 1
+            else:
+                j += 1
+            if i > len(a) or j > len(b):
+                return
+        yield a[:i], b[:j]
+        a, b = a[i:], b[j:]
 
 
 def _size(call: Call, axis: int) -> int | None:

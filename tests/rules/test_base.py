@@ -18,7 +18,6 @@ from graphprune.rules.base import (
     never,
     normal_axis,
     reduction,
-    runs,
     set_ints,
     some,
     tie,
@@ -28,23 +27,6 @@ from graphprune.rules.base import (
 
 def operand(name: str, *shape: int, values: np.ndarray | None = None) -> Operand:
     return Operand(name, shape, gs.Constant(name, values) if values is not None else None)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "found"),
-    [
-        ((1, 6, 8, 8), (1, 384), [([1, 2, 3], [1])]),
-        ((2, 6, 8, 8), (2, 384), [([0], [0]), ([1, 2, 3], [1])]),
-        ((2, 12), (2, 3, 4), [([0], [0]), ([1], [1, 2])]),
-        ((2, 6), (3, 4), [([0, 1], [0, 1])]),
-        ((2, 3, 4), (6, 4), [([0, 1], [0]), ([2], [1])]),
-        ((1, 1), (1,), []),
-        ((4, 1, 5), (1, 4, 5), [([0], [1]), ([2], [2])]),
-        ((8, 3, 5), (2, 4, 15), [([0], [0, 1]), ([1, 2], [2])]),
-    ],
-)
-def test_runs(a: tuple[int, ...], b: tuple[int, ...], found: list[tuple[list[int], list[int]]]) -> None:
-    assert list(runs(a, b)) == found
 
 
 def test_ties_pair_all_positions_unless_told_otherwise() -> None:

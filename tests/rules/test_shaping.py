@@ -9,6 +9,7 @@ from graphprune.cut import cut, gone
 from graphprune.groups import analyse
 from graphprune.model import load
 from graphprune.proof import Runner
+from graphprune.rules.shaping import _runs
 from tests.law import Case, among, between, case, check, halves, net
 
 
@@ -336,3 +337,20 @@ def test_symbolic_sizes_survive_the_repair() -> None:
     assert [c.values.tolist() for c in small.constants.values() if c.dtype == np.int64] == [[0, 3, -1, 8]]
     out = Runner(small)({"x": np.zeros((5, 3, 7, 8), np.float32)})
     assert out["y"].shape == (5, 4, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "found"),
+    [
+        ((1, 6, 8, 8), (1, 384), [([1, 2, 3], [1])]),
+        ((2, 6, 8, 8), (2, 384), [([0], [0]), ([1, 2, 3], [1])]),
+        ((2, 12), (2, 3, 4), [([0], [0]), ([1], [1, 2])]),
+        ((2, 6), (3, 4), [([0, 1], [0, 1])]),
+        ((2, 3, 4), (6, 4), [([0, 1], [0]), ([2], [1])]),
+        ((1, 1), (1,), []),
+        ((4, 1, 5), (1, 4, 5), [([0], [1]), ([2], [2])]),
+        ((8, 3, 5), (2, 4, 15), [([0], [0, 1]), ([1, 2], [2])]),
+    ],
+)
+def test_runs(a: tuple[int, ...], b: tuple[int, ...], found: list[tuple[list[int], list[int]]]) -> None:
+    assert list(_runs(a, b)) == found
