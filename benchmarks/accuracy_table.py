@@ -68,15 +68,18 @@ def _cell(row: Row | None) -> str:
 
 def _verdict(rows: Sequence[Row], dense: float, targets: Iterable[float]) -> list[str]:
     """Whether the default's drop is at most half of the best rival's at every target, and where not."""
-    short = []
+    short, compared = [], False
     for target in targets:
         there = {r.criterion: dense - r.accuracy[""] for r in rows if r.target == target and r.accuracy}
         rivals = {name: drop for name, drop in there.items() if not _ours(name)}
         if DEFAULT not in there or not rivals:
             continue
+        compared = True
         best = min(rivals, key=rivals.__getitem__)
         if there[DEFAULT] > max(rivals[best] / 2, 0.0):
             short.append(f"{target:.0%}: {100 * there[DEFAULT]:.1f} against {100 * rivals[best]:.1f} of {best}")
+    if not compared:
+        return ["No other criterion has been measured."]
     if not short:
         return ["The default loses at most half of what the best other loses, at every target."]
     return ["Points lost, where that is more than half of what the best other loses: " + "; ".join(short) + "."]

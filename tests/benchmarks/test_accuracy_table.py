@@ -32,3 +32,9 @@ def test_half_the_drop_of_the_best_rival_is_the_rule_and_ours_is_no_rival() -> N
 def test_the_default_with_inputs_is_no_rival_but_obspa_is() -> None:
     more = [Row("net", "obs, 64 inputs", 0.5, 0.5, {"": 0.9}), Row("net", "obspa", 0.5, 0.5, {"": 0.85})]
     assert "50%: 4.0 against 5.0 of obspa" in markdown([*rows(0.86, 0.8), *more])
+
+
+def test_without_a_rival_nothing_is_claimed() -> None:
+    text = markdown([row for row in rows(0.86, 0.8) if row.criterion in ("dense", "obs")])
+    assert "No other criterion has been measured." in text
+    assert "at every target" not in text
