@@ -24,6 +24,8 @@ from models.zoo import MissingError
 CHOICE = "magnitude(power=2), uniform(ratio=0.5)"
 # Why an axis stays that is no fault of the analysis: the caller sees it.
 INTERFACE = ("graph output", "graph input")
+# And one that this preset leaves alone: experts go when they are asked for.
+ON_REQUEST = "something is shared out along it, as among experts (--remove-experts)"
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -152,9 +154,10 @@ def coverage(state: State) -> dict[str, object]:
     it with no other weight in between (class scores behind a Softmax).
     """
     free: Counter[Dim] = Counter()
-    for group in state.dependencies.groups:
+    for group in state.groups:
         for dim, labels in group.labels.items():
             free[dim] += int((np.asarray(labels) >= 0).sum())
+    routed = {dim for group in state.experts for dim in group.labels}
     pins = {pin.dim: pin for pin in state.dependencies.pinned}
     units = prunable = 0
     held: Counter[str] = Counter()
@@ -165,7 +168,8 @@ def coverage(state: State) -> dict[str, object]:
             continue
         units, prunable = units + size, prunable + free[dim]
         if left := size - free[dim]:
-            held[f"{pin.op}: {pin.why}" if pin and pin.op else pin.why if pin else "unknown"] += left
+            why = f"{pin.op}: {pin.why}" if pin and pin.op else pin.why if pin else "unknown"
+            held[ON_REQUEST if dim in routed else why] += left
     return {"units": units, "prunable": prunable, "held": dict(held.most_common())}
 
 
