@@ -119,7 +119,7 @@ def maker(seed: int) -> Maker:
         elif kind == "pipeline":
             choice = "uniform(ratio=0.5, multiple=8)"
             text = PRESETS[rng.choice(list(PRESETS))].format(
-                choice=choice, sparsify="", calibration="count=2", sampled="", seed=0
+                choice=choice, sparsify="", calibration="count=2", sampled="", seed=0, experts=""
             )
             arguments += ["--passes", damage_text(text, rng)]
         elif kind == "config":
