@@ -107,7 +107,7 @@ def _targets() -> Iterator[Check]:
         return
     for target in found:
         here = target.name == "host"
-        triple = f"{target.triple}, {target.cpu}"
+        triple = ", ".join(filter(None, [target.triple, target.cpu]))
         yield _parts(f"compile for {target.name}", triple, target.missing, needed=here)
         yield _parts(f"run {target.name} here", target.runner, target.runner_missing, needed=here)
 

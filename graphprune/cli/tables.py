@@ -102,7 +102,8 @@ def diagnosis(found: Diagnosis) -> list[RichTable | str]:
     for check in found.checks:
         mark = "ok" if check.ok else "missing" if check.needed else "optional"
         table.add_row(mark, visible(check.what), visible(check.found))
-    lacks = [f"{'needed' if c.needed else 'optional'}: to {c.what}: {c.install}" for c in found.checks if not c.ok]
+    lacking = [check for check in found.checks if not check.ok and check.install]
+    lacks = [f"{'needed' if c.needed else 'optional'}, {c.what}: {c.install}" for c in lacking]
     machine = f"{found.platform}, {found.cores} cores, {size_text(found.memory)} of memory available"
     return [table, machine, *lacks]
 
