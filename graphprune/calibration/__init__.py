@@ -108,7 +108,6 @@ class Calibration:
         noise: the made-up inputs that are most like real ones, by kind.
         skipped: weight → why nothing is known of its layer.
         source: what the inputs were, in words.
-        text: the sequences, for models that read tokens.
         real: the real inputs, with those optimised to be like them; ``None`` where none were given.
     """
 
@@ -117,7 +116,6 @@ class Calibration:
     noise: Mapping[str, Noise]
     skipped: Mapping[str, str]
     source: str
-    text: Sequence[Inputs] = ()
     real: Inputs | None = None
 
     def reader(self, dim: Dim) -> Moments | None:
@@ -198,18 +196,17 @@ def calibrate(
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
     noise: dict[str, Noise] = {}
     sets: list[dict[str, Measured]] = []
-    text: list[Inputs] = []
     if (read := reader(model, vocabulary)) is not None:
         read = writer(model, read)
         widest = max((columns(model, name, layer) for name, (_, layer) in found.items()), default=1)
         parts = [replace(read, length=length) for length in lengths(model, read)]
+        number = 0
         for part in parts:
             words = sequences(model, part, max(count, enough(widest, part)), seed)
             noise[f"tokens by {part.length}"] = Noise(partial(_same, words), observed(model, statistics, words))
-            text.append(words)
+            number += items(words)
             sets.append(walked(model, found, words))
         how = "written by the model" if read.logits else "drawn from the vocabulary"
-        number = sum(map(items, text))
         source = f"{number} sequences of {' and '.join(str(part.length) for part in parts)} tokens {how}: {read}"
     else:
         kinds = tuple(kinds) if has_images(model) else tuple(kinds[:1])
@@ -251,7 +248,7 @@ def calibrate(
     real = None
     if given is not None:
         real = {name: np.concatenate([n[name] for n in nearest]) if x.ndim else x for name, x in given.items()}
-    return Calibration(moments, statistics, noise, skipped, source, text, real)
+    return Calibration(moments, statistics, noise, skipped, source, real)
 
 
 def _same(inputs: Inputs) -> Inputs:
