@@ -53,13 +53,13 @@ class RefitInOrder:
 
     def __call__(self, state: State) -> State:
         """A state whose model has new weights, or the same state where there is nothing to go by."""
-        inputs = calibrated(state, "refit_in_order").real
-        if inputs is None or not state.data.get("cut") or "sparsity" in state.data:
+        real = calibrated(state, "refit_in_order").real
+        if not real or not state.data.get("cut") or "sparsity" in state.data:
             return state
         model, dense = batched(state.model.copy()), batched(state.data["uncut"])
         made = {tensor.name for node in dense.graph.nodes for tensor in node.outputs}
         stops = [stop for stop in _stops(model) if stop.layer.y in made]
-        batches = chunks(dense, inputs)
+        batches = [batch for inputs in real for batch in chunks(dense, inputs)]
         counts = [items(batch) for batch in batches]
         here = walk(model, batches, [(s.layer.x, *s.beside) for s in stops])
         there = walk(dense, batches, [(s.layer.y, *s.beside) for s in stops])

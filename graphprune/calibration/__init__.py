@@ -108,7 +108,7 @@ class Calibration:
         noise: the made-up inputs that are most like real ones, by kind.
         skipped: weight → why nothing is known of its layer.
         source: what the inputs were, in words.
-        real: the real inputs, with those optimised to be like them; ``None`` where none were given.
+        real: the real inputs, and those optimised to be like them; nothing where none were given.
     """
 
     moments: Mapping[str, Moments]
@@ -116,7 +116,7 @@ class Calibration:
     noise: Mapping[str, Noise]
     skipped: Mapping[str, str]
     source: str
-    real: Inputs | None = None
+    real: tuple[Inputs, ...] = ()
 
     def reader(self, dim: Dim) -> Moments | None:
         """What is known of the layer that sums over this axis of its weight, if anything."""
@@ -245,9 +245,7 @@ def calibrate(
             matters = None
         energy = np.trace(covariance) if matters is None else (matters * covariance).sum()
         moments[name] = Moments(layer, affine(model, node, layer), second, float(energy), matters)
-    real = None
-    if given is not None:
-        real = {name: np.concatenate([n[name] for n in nearest]) if x.ndim else x for name, x in given.items()}
+    real = () if given is None else tuple(nearest)
     return Calibration(moments, statistics, noise, skipped, source, real)
 
 

@@ -114,13 +114,25 @@ def test_nothing_is_done(without):
     _, state = _cut(*NETS["convolutions"])
     data = dict(state.data)
     if without == "real inputs":
-        data["calibration"] = replace(data["calibration"], real=None)
+        data["calibration"] = replace(data["calibration"], real=())
     elif without == "a cut":
         data["cut"] = {}
     else:
         data["sparsity"] = {}
     state = replace(state, data=data)
     assert RefitInOrder()(state) is state
+
+
+def test_inputs_may_be_of_several_sizes_and_bring_more_than_is_read():
+    body = "a = Conv(x, w1)\nb = Relu(a)\ny = Conv(b, w2)"
+    model = load(net(body, inputs="float[N,4,H,W] x", w1=(8, 4, 1, 1), w2=(4, 8, 1, 1)), dim_params={"H": 4, "W": 4})
+    state = State(model, data={"inputs": {"x": _images(40, 1), "unread": np.zeros(3)}})
+    state, _ = run(state, parse("calibrate(count=4, given=True), obs, uniform(ratio=0.5), cut, reconstruct"))
+    (own,) = state.data["calibration"].real
+    several = replace(state.data["calibration"], real=(own, {"x": np.repeat(_images(20, 3), 2, axis=3)}))
+    after = RefitInOrder()(replace(state, data={**state.data, "calibration": several}))
+    assert np.isfinite(_error(after.model, model))
+    assert after.model is not state.model
 
 
 def test_layers_have_to_be_calibrated():
