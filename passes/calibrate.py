@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from graphprune.calibration import Calibration, calibrate
-from graphprune.errors import UsageError
+from graphprune.calibration.activations import real
 from graphprune.state import State
 
 
@@ -34,9 +34,7 @@ class Calibrate:
 
     def __call__(self, state: State) -> State:
         """The same model, with ``data["calibration"]``."""
-        inputs = state.data.get("inputs")
-        if self.given and inputs is None:
-            raise UsageError("this pipeline was made with real inputs and needs them", "give --calibration-data x.npz")
+        inputs = real(state.data) if self.given else state.data.get("inputs")
         if not state.groups:  # cut will say why
             return replace(state, data={**state.data, "calibration": Calibration({}, {}, {}, {}, "nothing")})
         found = calibrate(

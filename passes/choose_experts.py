@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphprune.budget import weakest
-from graphprune.calibration.activations import Inputs, assorted, batched, run, split
+from graphprune.calibration.activations import Inputs, assorted, batched, real, run, split
 from graphprune.calls import routings
 from graphprune.cut import Drop, absentable, gone
 from graphprune.errors import NothingToPruneError, TargetNotReachedError, UsageError
@@ -61,9 +61,7 @@ class ChooseExperts:
                 f"{state.model.name} has no experts to remove: no router that chooses among units",
                 "`graphprune inspect` says why an axis stays; --include and --exclude also narrow the choice",
             )
-        if self.given and "inputs" not in state.data:
-            raise UsageError("this pipeline was made with real inputs and needs them", "give --calibration-data x.npz")
-        inputs = state.data["inputs"] if self.given else assorted(state.model, self.inputs, self.seed, self.spread)
+        inputs = real(state.data) if self.given else assorted(state.model, self.inputs, self.seed, self.spread)
         going = {group.name: self._going(group) for group in state.experts}
         if self.by == "output":
             drop = _missed_least(state, going, inputs)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from graphprune.branches import ATTENTION, CONVOLUTION, FEED_FORWARD, Branch, blocks, branches, gated
-from graphprune.calibration.activations import assorted, batched, split
+from graphprune.calibration.activations import assorted, batched, real, split
 from graphprune.errors import NothingToPruneError, TargetNotReachedError, UsageError
 from graphprune.model import Model
 from graphprune.progress import track
@@ -67,9 +67,7 @@ class ChooseLayers:
                 f"{state.model.name} has {len(layers)} layers to choose from, not {count}",
                 "ask for fewer, or for smaller ones with choose_layers(of='branch')",
             )
-        if self.given and "inputs" not in state.data:
-            raise UsageError("this pipeline was made with real inputs and needs them", "give --calibration-data x.npz")
-        inputs = state.data["inputs"] if self.given else assorted(state.model, self.inputs, self.seed, self.spread)
+        inputs = real(state.data) if self.given else assorted(state.model, self.inputs, self.seed, self.spread)
         measured = _Measured(state.model, [b for layer in layers for b in layer], inputs)
         chosen = measured.greedily(layers, count) if self.by == "output" else measured.at_once(layers, count)
         names = tuple(branch.sum for layer in chosen for branch in layer)

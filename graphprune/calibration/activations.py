@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto
@@ -65,6 +66,14 @@ def read_inputs(path: str | os.PathLike[str]) -> Inputs:
     except Exception as error:  # damaged archives raise a dozen kinds
         hint = "numpy.savez(path, INPUT=array) writes one"
         raise UsageError(f"{path} cannot be read as an npz file: {error}", hint) from error
+
+
+def real(data: Mapping[str, Any]) -> Inputs:
+    """The real inputs that a caller left for the passes; raises ``UsageError`` where there are none."""
+    if data.get("inputs") is None:
+        raise UsageError("this pipeline was made with real inputs and needs them", "give --calibration-data x.npz")
+    inputs: Inputs = data["inputs"]
+    return inputs
 
 
 def has_images(model: Model) -> bool:
