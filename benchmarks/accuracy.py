@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import peers
+from graphprune import pipeline
 from graphprune.errors import GraphpruneError
 from graphprune.model import load, save
 from graphprune.output import new_files
@@ -185,7 +186,7 @@ def _ours(
     source = load(model.path)
     data = {} if given is None else {"inputs": dict.fromkeys(source.inputs, given)}
     calibration = ", ".join(["seed=0", *[f"effort={effort}"] * bool(effort), *["given=True"] * bool(data)])
-    text = PRESETS[preset].format(choice=marker, sparsify="", seed=0, sampled="seed=0", calibration=calibration)
+    text = pipeline.preset(preset, marker, sampled="seed=0", calibration=calibration)
     before, after = text.split(f", {marker}, ")
     began = time.perf_counter()
     scored, _ = run(State(source, data=data), parse(before))

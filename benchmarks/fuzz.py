@@ -33,10 +33,9 @@ from typer.testing import CliRunner
 import graphprune
 import graphprune.__main__
 from benchmarks.damage import damage_bytes, damage_fields, damage_json, damage_text
-from graphprune import api  # noqa: F401  (imported once, for all forks)
+from graphprune import api, pipeline  # noqa: F401  (imported once, for all forks)
 from graphprune import plan as plans
 from graphprune.cli import tables, verbs  # noqa: F401  (imported once, for all forks)
-from graphprune.pipeline import PRESETS
 
 MODELS = Path(__file__).parents[1] / "models"
 REAL = ("fashion_resnet20", "fashion_mobilenet", "fashion_densenet")
@@ -118,9 +117,7 @@ def maker(seed: int) -> Maker:
                 arguments += ["--model", "m.onnx"] if rng.random() < 0.5 else []
         elif kind == "pipeline":
             choice = "uniform(ratio=0.5, multiple=8)"
-            text = PRESETS[rng.choice(list(PRESETS))].format(
-                choice=choice, sparsify="", calibration="count=2", sampled="", seed=0, experts=""
-            )
+            text = pipeline.preset(rng.choice(list(pipeline.PRESETS)), choice, calibration="count=2")
             arguments += ["--passes", damage_text(text, rng)]
         elif kind == "config":
             (folder / "c.toml").write_bytes(damage_bytes(CONFIG, rng))

@@ -61,6 +61,31 @@ PRESETS = {
 CHOICES = {"obs": "allocate", "layer_adaptive": "layer_adaptive", "pq_index": "pq_index"}
 
 
+def preset(
+    name: str,
+    choice: str,
+    *,
+    seed: int = 0,
+    calibration: str = "",
+    sampled: str = "",
+    sparsify: str = "",
+    experts: str = "",
+    layers: str = "",
+) -> str:
+    """The text of a preset with what is asked for filled in.
+
+    Args:
+        name: one of ``PRESETS``.
+        choice: the passes that choose what goes.
+        seed: of random scores.
+        calibration: arguments of the pass that calibrates.
+        sampled: arguments of passes that run the model on some inputs by themselves.
+        sparsify, experts, layers: passes that make zeros, choose experts and remove layers, with their commas.
+    """
+    parts = {"calibration": calibration, "sampled": sampled, "sparsify": sparsify, "experts": experts}
+    return PRESETS[name].format(choice=choice, seed=seed, **parts).replace(BEFORE, BEFORE + layers, 1)
+
+
 @dataclass(frozen=True)
 class Step:
     """A pass with the text it was written as."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from graphprune import pipeline
 from graphprune import plan as plans
 from graphprune.calibration.images import scale_of
 from graphprune.cost import CostModel
 from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.options import PruneOptions, asked
-from graphprune.pipeline import BEFORE, CHOICES, PRESETS, Step, parse
+from graphprune.pipeline import CHOICES, PRESETS, Step, parse
 from graphprune.plan import Plan
 from graphprune.plan.origins import traced
 from graphprune.state import State
@@ -118,18 +119,15 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float], mill
         sparsify = f"sparsify(pattern='{sparsity}', block=1), "
     else:
         sparsify = f"sparsify(ratio={sparsity}), " if sparsity else ""
-    return (
-        PRESETS[preset]
-        .replace(BEFORE, f"{BEFORE}{{layers}}", 1)
-        .format(
-            choice=f"{experts}, {choice}" if experts else choice,
-            sparsify=sparsify,
-            seed=options["seed"],
-            sampled=_spelled(options),
-            calibration=_spelled(options, effort=options["effort"] or None, vocabulary=options["vocab"]),
-            layers=_layers(options) if options["remove_layers"] else "",
-            experts=f"{experts}, cut, " if experts else "",
-        )
+    return pipeline.preset(
+        preset,
+        f"{experts}, {choice}" if experts else choice,
+        sparsify=sparsify,
+        seed=options["seed"],
+        sampled=_spelled(options),
+        calibration=_spelled(options, effort=options["effort"] or None, vocabulary=options["vocab"]),
+        layers=_layers(options) if options["remove_layers"] else "",
+        experts=f"{experts}, cut, " if experts else "",
     )
 
 

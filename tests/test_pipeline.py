@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-from graphprune import plugins
+from graphprune import pipeline, plugins
 from graphprune.errors import GraphpruneError, UsageError, VerificationError
 from graphprune.model import load
 from graphprune.pipeline import AFTER, BEFORE, PRESETS, Step, available, parse, run
@@ -59,8 +59,7 @@ def test_parse() -> None:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_parse(preset: str) -> None:
-    blanks = dict.fromkeys(["sparsify", "calibration", "sampled", "experts"], "")
-    assert parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", **blanks, seed=0))
+    assert parse(pipeline.preset(preset, "uniform(ratio=0.5)"))
     assert parse(f"{BEFORE}, {AFTER}")
 
 
@@ -132,10 +131,7 @@ def test_every_step_is_recorded_and_proved(state: State) -> None:
     "preset", [p for p in sorted(PRESETS) if p in ("magnitude", "l1", "slimming", "random", "clean")]
 )
 def test_presets_run(preset: str, state: State) -> None:
-    after, records = run(
-        state,
-        parse(PRESETS[preset].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", experts="", seed=3)),
-    )
+    after, records = run(state, parse(pipeline.preset(preset, "uniform(ratio=0.5)", seed=3)))
     assert all(r.agreement is None or r.agreement.holds for r in records)
     assert after.model.constants["a"].shape[0] == (6 if preset == "clean" else 3)
 
@@ -249,8 +245,7 @@ def test_bodies_still_find_what_they_capture() -> None:
     proto = parser.parse_model(CAPTURING)
     for name, shape in {"a": (6, 3, 1, 1), "b": (4, 6, 1, 1), "one": (1,)}.items():
         proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
-    text = PRESETS["magnitude"].format(choice="uniform(ratio=0.5)", sparsify="", calibration="", seed=0)
-    after, records = run(State(load(proto)), parse(text))
+    after, records = run(State(load(proto)), parse(pipeline.preset("magnitude", "uniform(ratio=0.5)")))
     assert [n.op for n in after.model.graph.nodes] == ["Conv", "Conv", "Identity", "If"]
     assert tuple(after.model.constants["a"].shape) == (3, 3, 1, 1)
     assert all(r.agreement is None or r.agreement.holds for r in records)

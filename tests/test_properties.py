@@ -17,7 +17,7 @@ from graphprune.cut import cut, gone
 from graphprune.errors import NothingToPruneError, TargetNotReachedError
 from graphprune.groups import analyse
 from graphprune.model import load
-from graphprune.pipeline import PRESETS, parse, run
+from graphprune.pipeline import parse, preset, run
 from graphprune.proof import LAW_RTOL
 from graphprune.state import State
 from tests.law import agree, brief, halves
@@ -105,7 +105,7 @@ def test_every_cut_axis_is_a_multiple(proto: ModelProto, multiple: int, ratio: f
 def test_presets_prove_themselves(proto: ModelProto, choice: str, seed: int) -> None:
     """Every pass of a whole preset is proved on the way; none may fail on a valid net."""
     try:
-        _, records = run(State(load(proto)), parse(PRESETS["magnitude"].format(choice=choice, seed=seed)), seed=seed)
+        _, records = run(State(load(proto)), parse(preset("magnitude", choice)), seed=seed)
     except (NothingToPruneError, TargetNotReachedError):
         return
     assert all(r.agreement is None or r.agreement.holds for r in records)
