@@ -84,10 +84,15 @@ def _asked(model: Model, node: gs.Node) -> frozenset[int]:
             if reader.op in ("Cast", "Identity"):
                 made.extend(reader.outputs)
                 continue
-            index = reader.inputs[1] if reader.op == "Gather" and reader.inputs[0] is sizes else None
-            if not isinstance(index, gs.Constant):
+            given = [np.asarray(t.values).reshape(-1) for t in reader.inputs[1:] if isinstance(t, gs.Constant)]
+            if reader.inputs[0] is not sizes or len(given) < len(reader.inputs) - 1:
                 return frozenset(axes)
-            found |= {axes[int(k)] for k in np.asarray(index.values).reshape(-1)}
+            if reader.op == "Gather":
+                found |= {axes[int(k)] for k in given[0]}
+            elif reader.op == "Slice" and len(given) > 1:  # starts, ends, axes, steps
+                found |= {*axes[int(given[0][0]) : int(given[1][0]) : int(given[3][0]) if len(given) > 3 else 1]}
+            else:
+                return frozenset(axes)
     return frozenset(found)
 
 

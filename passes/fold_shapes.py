@@ -14,38 +14,17 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from graphprune.model import SHAPE_VALUES, Model
-from graphprune.model.shapes import SymbolicShape
+from graphprune.model.shapes import SymbolicShape, symbol
 from graphprune.model.surgeon import is_standard
 from graphprune.state import State
 
 # Elementwise: an element is known where the elements it is made of are.
-_ELEMENTWISE = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "Cast",
-        "Ceil",
-        "Div",
-        "Equal",
-        "Floor",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Pow",
-        "Sqrt",
-        "Sub",
-        "Where",
-    ]
-)
+# fmt: off
+_ELEMENTWISE = frozenset([
+    "Abs", "Add", "And", "Cast", "Ceil", "Div", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Sqrt", "Sub", "Where",
+])
+# fmt: on
 # Movement of the first input (of all inputs for Concat): an element is known where the one it came from is.
 _MOVEMENT = frozenset(["Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"])
 # Anything else listed needs all its inputs.
@@ -54,6 +33,9 @@ _WHOLE = frozenset(["ConstantOfShape", "Expand", "Range", "ReduceMax", "ReduceMi
 
 # Operators that take a list of sizes, and the input that holds it.
 _SIZES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
+
+# Operators of which onnx's inference tells no size where it cannot tell all.
+_LOSES_SHAPE = frozenset(["ConstantOfShape", "Expand", "Slice", "Tile"])
 
 # Where an element comes from: known, unknown, or (above 0) the symbol of an input dimension.
 _KNOWN, _UNKNOWN = 0, -1
@@ -84,16 +66,22 @@ class FoldShapes:
     def __call__(self, state: State) -> State:
         """A state whose model computes the same with fewer nodes, or the same state."""
         model, changed = state.model, False
-        while (folded := _fold(model)) is not None:
-            model, changed = folded, True
+        told: dict[str, SymbolicShape] = {}
+        while (folded := _fold(model, told)) is not None:
+            changed |= folded is not model
+            model = folded
         return replace(state, model=model) if changed else state
 
 
-def _fold(model: Model) -> Model | None:
+def _fold(model: Model, told: dict[str, SymbolicShape]) -> Model | None:
+    """The model with more folded, or the same if only more is ``told`` of shapes; ``None`` where nothing is new."""
     result = model.copy()
-    shapes = result.symbolic_shapes
+    shapes = result.symbolic_shapes_with(told) if told else result.symbolic_shapes
+    before = len(told)
     sizes = {size for shape in shapes.values() for size in shape if isinstance(size, str)}
     symbols = {name: k for k, name in enumerate(sorted(sizes), start=1)}
+    declared = {symbol(dim) for info in model.inputs.values() for dim in info.type.tensor_type.shape.dim}
+    names = {k: name for name, k in symbols.items() if name in declared}
     partial: dict[str, _Partial] = {}
     changed = False
     outputs = {t.name for t in result.graph.outputs}
@@ -110,6 +98,8 @@ def _fold(model: Model) -> Model | None:
             joins += _join(node, listed, partial, outputs)
         if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Variable):
             changed |= _scale_instead(node, partial.get(node.inputs[3].name), shapes, symbols)
+        if node.op in _LOSES_SHAPE and (more := _more_of(node, partial, shapes, names)) is not None:
+            told[node.outputs[0].name] = more
         found = _evaluate(node, partial, shapes, symbols, model.opset)
         if found is None:
             continue
@@ -122,10 +112,44 @@ def _fold(model: Model) -> Model | None:
         elif found.origin.size == 1 and _asks_within(node, result) and output.name not in outputs:
             rooted += _from_input(node, found, result, shapes, symbols)
     if not changed and not rooted and not joins:
-        return None
-    before = {id(node): added for node, added in joins}
-    nodes = [new for node in result.graph.nodes for new in (*before.get(id(node), ()), node)]
+        return model if len(told) > before else None
+    joined = {id(node): added for node, added in joins}
+    nodes = [new for node in result.graph.nodes for new in (*joined.get(id(node), ()), node)]
     return result.with_nodes([*rooted, *nodes])
+
+
+def _more_of(
+    node: gs.Node, partial: Mapping[str, _Partial], shapes: Mapping[str, SymbolicShape], names: Mapping[int, str]
+) -> SymbolicShape | None:
+    """The shape a node makes as far as it is known, where that is more than onnx finds: of a part it tells nothing.
+
+    Sizes are numbers and ``names`` of the interface; other names change from one inference to the next.
+    """
+    source, inferred = (shapes.get(t.name) for t in (node.inputs[0], node.outputs[0]))
+    asked = partial.get(node.inputs[_SIZES[node.op]].name) if node.op in _SIZES else None
+    if source is None or (asked is None and node.op != "Slice"):
+        return None
+    found: list[int | str | None] = []
+    if asked is not None:
+        pairs = zip(asked.values.reshape(-1).tolist(), asked.origin.reshape(-1).tolist(), strict=True)
+        found = [size if origin == _KNOWN else names.get(origin) for size, origin in pairs]
+    if node.op == "Slice":
+        axes = node.inputs[3] if len(node.inputs) > 3 else None
+        if not isinstance(axes, gs.Constant):
+            return None
+        cut = {int(axis) % len(source) for axis in np.asarray(axes.values).reshape(-1)}
+        found = [None if axis in cut else size for axis, size in enumerate(source)]
+    elif node.op == "Tile":
+        found = [b if a == 1 else a if b == 1 else None for a, b in zip(source, found, strict=True)]
+    elif node.op == "Expand":
+        own = (*(1 for _ in found[len(source) :]), *source)
+        found = [*(1 for _ in source[len(found) :]), *found]
+        found = [a if b == 1 else b if a == 1 or isinstance(b, int) else None for a, b in zip(own, found, strict=True)]
+    known = inferred or (None,) * len(found)
+    stays = {*names.values()}
+    found = [a if isinstance(a, int) or a in stays else b for a, b in zip(known, found, strict=True)]
+    found = [size if isinstance(size, int) or size in stays else None for size in found]
+    return tuple(found) if any(b is not None and a != b for a, b in zip(known, found, strict=True)) else None
 
 
 def _asks_within(node: gs.Node, model: Model) -> bool:

@@ -102,6 +102,12 @@ class Model:
         """Like ``shapes``, with the inputs' dimensions left symbolic: equal names are equal sizes."""
         return self._inferred[0]
 
+    def symbolic_shapes_with(self, told: Mapping[str, SymbolicShape]) -> dict[str, SymbolicShape]:
+        """``symbolic_shapes``, where more is known of some tensors than inference finds; ``None`` for what is not."""
+        kinds = self._inferred[1]
+        infos = [onnx.helper.make_tensor_value_info(n, kinds[n], told[n]) for n in told if n in kinds]
+        return self._infer(None, infos)[0]
+
     @cached_property
     def dtypes(self) -> dict[str, np.dtype]:
         """Element type of every tensor that is no constant, in bodies too, where numpy has it."""
@@ -168,10 +174,10 @@ class Model:
         return measure(self.graph.nodes, self.bodies, self.header, self.constants, shapes, self._inferred[1])
 
     def _infer(
-        self, input_shapes: Mapping[str, tuple[int, ...]] | None
+        self, input_shapes: Mapping[str, tuple[int, ...]] | None, told: Iterable[ValueInfoProto] = ()
     ) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
         constants: dict[str, SymbolicShape] = {n: tuple(int(k) for k in c.shape) for n, c in self.constants.items()}
-        shapes, types = infer(self.proto(weights=False), self.name, input_shapes)
+        shapes, types = infer(self.proto(weights=False), self.name, input_shapes, told)
         return constants | shapes, types
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -99,7 +99,10 @@ def _guess(name: str, axis: int, rank: int, params: dict[str, int]) -> int:
 
 
 def infer(
-    proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ...]] | None
+    proto: ModelProto,
+    name: str,
+    input_shapes: Mapping[str, tuple[int, ...]] | None,
+    told: Iterable[ValueInfoProto] = (),
 ) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
     """Shapes and element types of all tensors that are no initializers, by onnx's inference with data propagation.
 
@@ -107,11 +110,13 @@ def infer(
         proto: taken over; weights that no shape depends on may be left out.
         name: of the model, for messages.
         input_shapes: concrete sizes for the inputs; without them, sizes stay symbolic, equal names being equal sizes.
+        told: what is known of tensors inside besides.
 
     Raises:
         InvalidModelError: the sizes do not fit together.
     """
     del proto.graph.value_info[:]
+    proto.graph.value_info.extend(told)
     if input_shapes is None:
         for info in [*proto.graph.input, *proto.graph.output]:
             for dim in info.type.tensor_type.shape.dim:

@@ -247,3 +247,34 @@ def test_what_is_known_of_sizes_computed_at_run_time_can_follow_a_cut() -> None:
     assert FoldShapes()(State(after)).model is after
     groups = analyse(after).groups
     assert_law(cut(after, gone(groups, halves(groups))))
+
+
+@pytest.mark.parametrize(
+    ("body", "weights"),
+    [
+        # of all these axes onnx tells nothing, as one of them is open
+        ("r = Concat<axis=0>(m, one1, one1)\nt = Tile(p, r)\n", {"p": (1, 6, 4)}),
+        ("t = Slice(p, start, m, axis0)\n", {"p": (9, 6, 4), "start": ints(0)}),
+        ("r = Concat<axis=0>(m, six, four)\nt = ConstantOfShape(r)\n", {"six": ints(6), "four": ints(4)}),
+        ("r = Concat<axis=0>(m, six, one1)\nt = Expand(p, r)\n", {"p": (1, 6, 4), "six": ints(6)}),
+        ("r = Concat<axis=0>(six, one1)\nq = Slice(p, start, m, axis0)\nt = Expand(q, r)\n",
+         {"p": (9, 6, 4), "six": ints(6), "start": ints(0)}),
+    ],
+)  # fmt: skip
+def test_what_is_known_of_a_shape_is_known_although_a_part_of_it_is_open(body: str, weights: dict[str, object]) -> None:
+    """A view as its own size says becomes one with known sizes, whatever made what is viewed."""
+    text = (
+        "i = Shape(x)\nn = Gather(i, zero)\nm = Unsqueeze(n, axis0)\n"
+        + body
+        + (
+            "s = Shape(t)\nc = Gather(s, at1)\nd = Gather(s, at2)\nk = Mul(c, d)\nl = Unsqueeze(k, axis0)\n"
+            "o = Concat<axis=0>(rest, l)\ny = Reshape(t, o)"
+        )
+    )
+    some = {"zero": np.array(0), "at1": np.array(1), "at2": np.array(2), "axis0": ints(0), "rest": ints(-1)}
+    some |= {"one1": ints(1)} if "one1" in body else {}
+    proto = net(text, inputs="float[N,3,8,8] x", **some, **weights)  # type: ignore[arg-type]
+    before, after = load(proto), folded(proto)
+    (view,) = (n for n in after.graph.nodes if n.op == "Reshape")
+    np.testing.assert_array_equal(np.abs(view.inputs[1].values), [np.abs(view.inputs[1].values[0]), 24])
+    same(before, after, (1, 3, 8, 8), (5, 3, 8, 8))

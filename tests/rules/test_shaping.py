@@ -309,6 +309,21 @@ SHAPE = [
         i=np.array(2),
         pinned=True,
     ),
+    among(
+        "Shape of which the rows are sliced",
+        f"d = Shape(t)\nm = Slice(d, i, j)\nn = ReduceSum<keepdims=0>(m)\n{_OF_SIZE}",
+        i=ints(-3),
+        j=ints(-1),
+    ),
+    among(
+        "Shape of which the columns are sliced, from the back",
+        f"d = Shape(t)\nm = Slice(d, i, j, k, l)\nn = ReduceSum<keepdims=0>(m)\n{_OF_SIZE}",
+        i=ints(-1),
+        j=ints(0),
+        k=ints(0),
+        l=ints(-2),
+        pinned=True,
+    ),
     among("Shape of leading axes, in another type", f"d = Shape<end=-1>(t)\n{_OF_SIZES}"),
     among("Shape of all axes", f"d = Shape(t)\n{_OF_SIZES}", pinned=True),
     case(

@@ -1,0 +1,325 @@
+"""Put one normalisation in the place of the operators that spell it out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphprune.model import Model
+from graphprune.model.surgeon import is_standard
+from graphprune.state import State
+
+# The opset that brought each of them.
+LAYER_NORM, RMS_NORM = 17, 23
+
+# Exponents of x, of its mean m, of its mean square q, and of r = 1 / √(variance + ε).
+Power = tuple[int, int, int, int]
+ONE, X, M, Q, R = (0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)
+XR, MR, MM = (1, 0, 0, 1), (0, 1, 0, 1), (0, 2, 0, 0)
+DEGREE = 8  # more than any spelling comes to
+# A sum of products of these, float64 coefficients being broadcast to the axes normalised over.
+Sum = dict[Power, np.ndarray]
+
+_SAME = frozenset(["Cast", "CastLike", "Identity"])  # where the element type stays
+_RESHAPED = frozenset(["Expand", "Reshape", "Squeeze", "Unsqueeze"])
+_SQUARES = frozenset(["Mul", "Pow"])
+_MEANS = frozenset(["GlobalAveragePool", "ReduceMean"])
+_TOTALS = frozenset(["ReduceSum", "ReduceSumSquare"])
+
+
+class _Found(NamedTuple):
+    """A normalisation: where its result is, and what it is made of; no shift where there is none."""
+
+    y: gs.Tensor
+    scale: gs.Constant
+    shift: gs.Constant | None
+    epsilon: float
+    centred: bool
+
+
+@dataclass(frozen=True)
+class FuseNorms:
+    """Find LayerNormalization (Ba et al. 2016) and RMSNormalization (Zhang & Sennrich 2019) in every spelling.
+
+    Whatever is made of x by arithmetic and means over its last axes is a polynomial in x, in its mean and mean square,
+    and in 1 / √(variance + ε). So two spellings are the same function if their polynomials are, whether the variance is
+    the mean of squares about the mean or the mean square less the squared mean, and whether x is scaled before or after
+    its mean is taken away. Operators that the model's opset does not have are not put in.
+    """
+
+    def __call__(self, state: State) -> State:
+        """A state with fewer nodes, or the same state."""
+        if state.model.opset < LAYER_NORM:
+            return state
+        model = state.model.copy()
+        place = {id(node): k for k, node in enumerate(model.graph.nodes)}
+        inside: set[str] = set()
+        for x, axis in _seeds(model):
+            if x.name in inside:
+                continue
+            region = _Region(model, x, axis, place)
+            if (found := region.normalisation(inside)) is not None:
+                inside |= region.within(found.y)
+                at = place[id(found.y.inputs[0])]
+                model.graph.nodes[at] = _norm(found, x, len(region.normalised))
+        return replace(state, model=model.with_nodes(model.graph.nodes)) if inside else state
+
+
+def _norm(found: _Found, x: gs.Tensor, axes: int) -> gs.Node:
+    name = found.y.inputs[0].name
+    found.y.inputs.clear()
+    inputs = [x, found.scale, *([found.shift] if found.shift is not None else [])]
+    op = "LayerNormalization" if found.centred else "RMSNormalization"
+    return gs.Node(op, name, {"axis": -axes, "epsilon": found.epsilon}, inputs, [found.y])
+
+
+def _seeds(model: Model) -> Iterator[tuple[gs.Tensor, int]]:
+    """What may be normalised, from which axis on: what is averaged over its last axes, and what that is made of."""
+    for node in model.graph.nodes:
+        if not is_standard(node) or node.op not in _MEANS | _TOTALS or not node.inputs:
+            continue
+        averaged = node.inputs[0]
+        axes = _axes(node, model)
+        if axes is None or model.dtypes.get(averaged.name) not in (np.float32, np.float64):
+            continue
+        before = [averaged]
+        for tensor in before:  # grows
+            before += [n.inputs[0] for n in tensor.inputs if n.op in _SAME or (tensor is averaged and n.op in _SQUARES)]
+        for x in reversed(before):
+            if not isinstance(x, gs.Constant) and model.shapes.get(x.name) == model.shapes[averaged.name]:
+                yield x, axes[0]
+
+
+def _axes(node: gs.Node, model: Model) -> list[int] | None:
+    """The axes that a node averages over, where they are known and the last ones."""
+    shape = model.shapes.get(node.inputs[0].name)
+    if not shape or None in shape:
+        return None
+    rank = len(shape)
+    given = node.attrs.get("axes")
+    if node.op == "GlobalAveragePool":
+        given = range(2, rank)
+    elif given is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
+        given = np.asarray(node.inputs[1].values).reshape(-1)
+    axes = sorted(int(axis) % rank for axis in given) if given is not None else []
+    return axes if axes and axes == list(range(axes[0], rank)) else None
+
+
+class _Region:
+    """What is made of x by arithmetic and means over its axes from one on."""
+
+    def __init__(self, model: Model, x: gs.Tensor, axis: int, place: Mapping[int, int]) -> None:
+        self.model, self.x, self.place = model, x, place
+        self.shape: tuple[int, ...] = model.shapes[x.name]  # type: ignore[assignment]
+        self.normalised = self.shape[axis:]
+        self.rows, self.kept = self.shape[:axis], (*self.shape[:axis], *(1 for _ in self.normalised))
+        self.dtype = model.dtypes[x.name]
+        self.radicand: Sum | None = None
+        self.sums: dict[str, Sum] = {x.name: {X: np.ones(())}}
+        self.constants: list[gs.Constant] = []
+
+    def normalisation(self, but: Collection[str]) -> _Found | None:
+        """The last step of a normalisation of x, scaled and shifted where that is constant; none that is in ``but``."""
+        if prod(self.normalised) < 2:
+            return None
+        found = None
+        waiting = {id(n): n for n in self.x.outputs}
+        while waiting:
+            node = waiting.pop(min(waiting, key=lambda key: self.place.get(key, len(self.place))))
+            value = self._made(node)
+            if value is None:
+                continue
+            y = node.outputs[0]
+            self.sums[y.name] = value
+            waiting |= {id(reader): reader for reader in y.outputs}
+            # On to a scaled or shifted one only if nobody reads what is on the way.
+            if found is None:
+                found = None if y.name in but else self._as_norm(y, value)
+            elif [id(reader) for reader in found.y.outputs] == [id(node)] and not self.model.hands_out(found.y):
+                found = self._as_norm(y, value) or found
+        return found
+
+    def within(self, y: gs.Tensor) -> set[str]:
+        """What is made of x on the way to ``y``."""
+        found: set[str] = set()
+        met = [y]
+        for tensor in met:  # grows
+            before = [t for node in tensor.inputs for t in node.inputs if t.name in self.sums and t is not self.x]
+            met += [t for t in before if t.name not in found]
+            found |= {t.name for t in before}
+        return found
+
+    # ------------------------------------------------------------------------------------------------- recognising
+
+    def _as_norm(self, y: gs.Tensor, value: Sum) -> _Found | None:
+        """What a polynomial is, where it is a normalisation: γ (x - m) r + β, or γ x r."""
+        if self.model.shapes.get(y.name) != self.shape or self.radicand is None or XR not in value:
+            return None
+        spread = dict(self.radicand)
+        epsilon = spread.pop(ONE, np.zeros(()))
+        centred = _same(spread, {Q: np.ones(()), MM: -np.ones(())})
+        scale, shift = value[XR], value.get(ONE)
+        known = {XR: scale, MR: -scale} if centred else {XR: scale}
+        if not (centred or _same(spread, {Q: np.ones(())})) or np.size(epsilon) != 1 or (epsilon < 0).any():
+            return None
+        if not _same({power: c for power, c in value.items() if power != ONE}, known):
+            return None
+        if not centred and (self.model.opset < RMS_NORM or shift is not None):
+            return None
+        gamma = self._constant(scale, f"{y.name}:scale")
+        beta = None if shift is None else self._constant(shift, f"{y.name}:shift")
+        if gamma is None or (shift is not None and beta is None):
+            return None
+        return _Found(y, gamma, beta, float(epsilon.reshape(-1)[0]), centred)
+
+    def _constant(self, values: np.ndarray, name: str) -> gs.Constant | None:
+        """A constant of the model that has these values, or ones; ``None`` where there is none."""
+        for constant in self.constants:
+            own = np.asarray(constant.values)
+            if own.size == prod(self.normalised) and np.allclose(own.reshape(self.normalised), values, rtol=1e-6):
+                return constant if own.shape == self.normalised else gs.Constant(name, own.reshape(self.normalised))
+        return gs.Constant(name, np.ones(self.normalised, self.dtype)) if (values == 1).all() else None
+
+    # ---------------------------------------------------------------------------------------------------- following
+
+    def _made(self, node: gs.Node) -> Sum | None:
+        """The polynomial that a node makes; ``None`` where it makes something else."""
+        if not is_standard(node) or len(node.outputs) != 1 or node.outputs[0].name in self.sums:
+            return None
+        shape = self.model.shapes.get(node.outputs[0].name)
+        if shape not in (self.shape, self.kept, self.rows):
+            return None
+        if node.op in _MEANS | _TOTALS:
+            return self._mean(node)
+        if node.op in _SAME:
+            same = self.model.dtypes.get(node.outputs[0].name) == self.dtype
+            return self._sum(node.inputs[0]) if same else None
+        if node.op in _RESHAPED:
+            value = self._sum(node.inputs[0])
+            return value if value is not None and _by_row(value) else None
+        values = [self._sum(t) for t in node.inputs]
+        # Numbers by row line up with x by having its rank.
+        ranks = {len(self.model.shapes[t.name]) for t in node.inputs if t.name in self.sums}
+        made = None if None in values or ranks != {len(shape)} else self._computed(node.op, values)  # type: ignore[arg-type]
+        if made is None or any(sum(map(abs, power)) > DEGREE for power in made):
+            return None
+        return made if shape != self.rows or _by_row(made) else None
+
+    def _sum(self, tensor: gs.Tensor) -> Sum | None:
+        if isinstance(tensor, gs.Constant):
+            shape = tuple(tensor.shape)
+            own = shape[max(len(shape) - len(self.normalised), 0) :]
+            if tensor.dtype != self.dtype or prod(own) != prod(shape) or prod(shape) > prod(self.normalised):
+                return None
+            self.constants.append(tensor)
+            return {ONE: np.asarray(tensor.values, np.float64).reshape(own)}
+        made = tensor.inputs[0] if len(tensor.inputs) == 1 else None
+        if made is not None and made.op == "CastLike" and self.model.dtypes.get(tensor.name) == self.dtype:
+            made_of = made.inputs[0]
+            return self._sum(made_of) if isinstance(made_of, gs.Constant) else self.sums.get(tensor.name)
+        return self.sums.get(tensor.name)
+
+    def _mean(self, node: gs.Node) -> Sum | None:
+        """E(x) = m and E(x²) = q."""
+        value = self._sum(node.inputs[0])
+        axes = _axes(node, self.model)
+        if value is None or axes is None or self.model.shapes[node.inputs[0].name] != self.shape:
+            return None
+        if axes[0] != len(self.rows):
+            return None
+        if node.op == "ReduceSumSquare":
+            value = _product(value, value)
+        times = prod(self.normalised) if node.op in _TOTALS else 1
+        mean: Sum = {}
+        for (x, m, q, r), factor in value.items():
+            if x > 2 or np.size(factor) != 1:
+                return None
+            _add(mean, (0, m + (x == 1), q + (x == 2), r), factor.reshape(()) * times)
+        return mean
+
+    def _computed(self, op: str, values: list[Sum]) -> Sum | None:
+        match op, values:
+            case "Add", [a, b]:
+                return _plus(a, b, 1)
+            case "Sub", [a, b]:
+                return _plus(a, b, -1)
+            case "Mul", [a, b]:
+                return _product(a, b)
+            case "Neg", [a]:
+                return _plus({}, a, -1)
+            case "Div", [a, b]:
+                inverse = _inverse(b)
+                return None if inverse is None else _product(a, inverse)
+            case "Reciprocal", [a]:
+                return _inverse(a)
+            case "Sqrt", [a]:
+                return self._root(a, -1)
+            case "Pow", [a, {**exponent}] if exponent.keys() == {ONE} and np.size(exponent[ONE]) == 1:
+                power = float(exponent[ONE].reshape(-1)[0])
+                if power == 2:
+                    return _product(a, a)
+                return self._root(a, round(-2 * power)) if abs(power) == 0.5 else None
+            case (("Relu" | "Abs"), [a]):
+                return a if _variance(a) else None
+            case "Max", [a, b]:  # no variance is below 0
+                zero = [s for s in (a, b) if not any(c.any() for c in s.values())]
+                other = b if zero and zero[0] is a else a
+                return other if zero and _variance(other) else None
+        return None
+
+    def _root(self, value: Sum, exponent: int) -> Sum | None:
+        """r to a power, where ``value`` is what r is the inverse root of."""
+        if self.radicand is None and _variance(value):
+            self.radicand = value
+        known = self.radicand is not None and _same(value, self.radicand)
+        return {(0, 0, 0, exponent): np.ones(())} if known else None
+
+
+def _variance(value: Sum) -> bool:
+    """Whether a polynomial is a multiple of a variance or a mean square, with nothing taken away: never below 0."""
+    if Q not in value or not value.keys() <= {ONE, Q, MM} or not _by_row(value):
+        return False
+    above = (value[Q] > 0).all() and (value.get(ONE, np.zeros(())) >= 0).all()
+    return bool(above and (MM not in value or np.allclose(value[MM], -value[Q], rtol=1e-6)))
+
+
+def _by_row(value: Sum) -> bool:
+    return all(power[0] == 0 and np.size(factor) == 1 for power, factor in value.items())
+
+
+def _same(a: Sum, b: Sum) -> bool:
+    return all(np.allclose(a.get(p, 0.0), b.get(p, 0.0), rtol=1e-6, atol=1e-12) for p in a.keys() | b.keys())
+
+
+def _add(into: Sum, power: Power, factor: np.ndarray) -> None:
+    total = into.pop(power, np.zeros(())) + factor
+    if (np.abs(total) > 1e-6 * np.abs(factor)).any():  # what cancels but for rounding is no term
+        into[power] = total
+
+
+def _plus(a: Sum, b: Sum, sign: int) -> Sum:
+    total = dict(a)
+    for power, factor in b.items():
+        _add(total, power, sign * factor)
+    return total
+
+
+def _product(a: Sum, b: Sum) -> Sum:
+    total: Sum = {}
+    for p, factor in a.items():
+        for q, other in b.items():
+            _add(total, tuple(map(sum, zip(p, q, strict=True))), factor * other)  # type: ignore[arg-type]
+    return total
+
+
+def _inverse(value: Sum) -> Sum | None:
+    """1 / value, of a number or a power of r."""
+    if len(value) != 1:
+        return None
+    ((power, factor),) = value.items()
+    return {(0, 0, 0, -power[3]): 1 / factor} if power[:3] == (0, 0, 0) and factor.all() else None

@@ -1,0 +1,178 @@
+"""Normalisations are found however they are spelled, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphprune.groups import analyse
+from graphprune.model import Model, load
+from graphprune.pipeline import parse, run
+from graphprune.state import State
+from tests.law import assert_law, net
+
+MEAN = "m = ReduceMean<axes=[-1]>(x)\nc = Sub(x, m)\n"
+SQUARE = "s = Mul(c, c)\nv = ReduceMean<axes=[-1]>(s)\n"
+ROOT = "e = Add(v, eps)\nd = Sqrt(e)\n"
+AFFINE = "u = Mul(g, n)\nt = Add(u, h)\n"
+RMS = "s = Mul(x, x)\nv = ReduceMean<axes=[-1]>(s)\n" + ROOT
+
+# What is around: x comes from weights and goes to weights, so that its channels can go.
+FIRST, LAST = "x = MatMul(i, a)\n", "y = MatMul(t, b)\n"
+WEIGHTS = {
+    "a": (4, 6),
+    "b": (6, 5),
+    "g": (6,),
+    "h": (6,),
+    "wide": (1, 1, 6),
+    "two": np.array(2, np.float32),
+    "half": np.array(0.5, np.float32),
+    "minus": np.array(-0.5, np.float32),
+    "one": np.array(1, np.float32),
+    "none": np.array(0, np.float32),
+    "six": np.array(6, np.float32),
+    "sixth": np.array(1 / 6, np.float32),
+    "eps": np.array(1e-3, np.float32),
+    "last": np.array([-1]),
+    "axes": np.array([2]),
+    "rows": np.array([2, 3, 1]),
+    "turned": np.array([3, 2]),
+    "other": (2, 3, 6),
+}
+
+
+def model(body: str, *, opset: int = 17, inputs: str = "float[2,3,4] i", outputs: str = "y", **more: object) -> Model:
+    weights = {**WEIGHTS, **more}
+    used = {name: value for name, value in weights.items() if f" {name}" in body or f"({name}" in body}
+    return load(net(body, inputs=inputs, outputs=outputs, opset=opset, **used))  # type: ignore[arg-type]
+
+
+def fused(body: str, **options: object) -> tuple[Model, Model]:
+    """A net around ``body``, which makes t from x, and what becomes of it; the outputs are compared on the way."""
+    before = model(FIRST + body + LAST, **options)  # type: ignore[arg-type]
+    state, records = run(State(before), parse("fuse_norms"))
+    assert all(r.agreement is None or r.agreement.error < 2e-6 for r in records)
+    return before, state.model
+
+
+SPELLINGS = {
+    "TorchScript": MEAN + "s = Pow(c, two)\nv = ReduceMean<axes=[-1]>(s)\n" + ROOT + "n = Div(c, d)\n" + AFFINE,
+    "with casts that change nothing": "z = Cast<to=1>(x)\nm = ReduceMean<axes=[-1]>(z)\nc = Sub(z, m)\n"
+    + SQUARE
+    + ROOT
+    + "n = Div(c, d)\nk = Cast<to=1>(n)\nu = Mul(g, k)\nt = Add(u, h)\n",
+    "torch.export": MEAN + SQUARE + ROOT + "r = Reciprocal(d)\nn = Mul(c, r)\n" + AFFINE,
+    "by a power": MEAN + SQUARE + "e = Add(v, eps)\nr = Pow(e, minus)\nn = Mul(c, r)\n" + AFFINE,
+    "by another power": MEAN + SQUARE + "e = Add(eps, v)\nd = Pow(e, half)\nr = Div(one, d)\nn = Mul(r, c)\n" + AFFINE,
+    "Keras": MEAN + SQUARE + ROOT + "r = Reciprocal(d)\nk = Mul(r, wide)\nl = Neg(m)\no = Mul(x, k)\np = Mul(l, k)\n"
+    "q = Add(p, h)\nt = Add(o, q)\n",
+    "Keras, with a pool": "m = GlobalAveragePool(x)\nc = Sub(x, m)\ns = Mul(c, c)\nv = GlobalAveragePool(s)\n"
+    + ROOT
+    + "r = Reciprocal(d)\nk = Mul(r, g)\no = Mul(x, k)\np = Mul(m, k)\nq = Sub(h, p)\nt = Add(q, o)\n",
+    "Flax": MEAN + "s = Mul(x, x)\nw = ReduceMean<axes=[-1]>(s)\nk = Mul(m, m)\nl = Sub(w, k)\nv = Max(l, none)\n"
+    "e = Add(v, eps)\nd = Sqrt(e)\nn = Div(c, d)\n" + AFFINE,
+    "JAX, by sums and without kept axes": "l = ReduceSum<keepdims=0>(x, last)\nk = Div(l, six)\n"
+    "m = Reshape(k, rows)\nc = Sub(x, m)\ns = Mul(c, c)\nw = ReduceSum<keepdims=0>(s, last)\nv = Mul(w, sixth)\n"
+    "e = Add(v, eps)\no = Unsqueeze(e, axes)\nd = Sqrt(o)\nn = Div(c, d)\n" + AFFINE,
+    "what is centred twice": MEAN + "b0 = Sub(x, m)\n" + SQUARE + ROOT + "n = Div(b0, d)\n" + AFFINE,
+    "a sum of squares": MEAN
+    + "w = ReduceSumSquare<axes=[-1]>(c)\nv = Div(w, six)\n"
+    + ROOT
+    + "n = Div(c, d)\n"
+    + AFFINE,
+    "ε in the type of x": MEAN + SQUARE + "k = CastLike(eps, x)\ne = Add(v, k)\nd = Sqrt(e)\nn = Div(c, d)\n" + AFFINE,
+    "no scale": MEAN + SQUARE + ROOT + "n = Div(c, d)\nt = Add(n, h)\n",
+    "no shift": MEAN + SQUARE + ROOT + "n = Div(c, d)\nt = Mul(n, g)\n",
+    "neither": MEAN + SQUARE + ROOT + "t = Div(c, d)\n",
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_is_one_node_whose_channels_can_go(name: str) -> None:
+    _, after = fused(SPELLINGS[name])
+    assert [n.op for n in after.graph.nodes] == ["MatMul", "LayerNormalization", "MatMul"]
+    assert after.graph.nodes[1].attrs["epsilon"] == pytest.approx(1e-3)
+    assert [group.size for group in analyse(after).groups] == [6]
+    assert_law(after)
+
+
+def test_scale_and_shift_stay_the_constants_they_are() -> None:
+    _, after = fused(SPELLINGS["torch.export"])
+    assert [t.name for t in after.graph.nodes[1].inputs] == ["x", "g", "h"]
+
+
+def test_several_last_axes() -> None:
+    body = FIRST + (MEAN + SQUARE).replace("[-1]", "[1, 2]") + ROOT + "n = Div(c, d)\nt = Mul(n, k)\n" + LAST
+    after = run(State(model(body, k=(3, 6))), parse("fuse_norms"))[0].model
+    norm = after.graph.nodes[1]
+    assert (norm.op, norm.attrs["axis"], norm.inputs[1].shape) == ("LayerNormalization", -2, (3, 6))
+
+
+def spelled(x: str, t: str) -> str:
+    """A normalisation of ``x`` into ``t``, with names of its own in between."""
+    return (
+        f"m{t} = ReduceMean<axes=[-1]>({x})\nc{t} = Sub({x}, m{t})\ns{t} = Mul(c{t}, c{t})\n"
+        f"v{t} = ReduceMean<axes=[-1]>(s{t})\ne{t} = Add(v{t}, eps)\nd{t} = Sqrt(e{t})\nn{t} = Div(c{t}, d{t})\n"
+        f"{t} = Mul(n{t}, g)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        spelled("x", "t1") + spelled("x", "t2") + "t = Add(t1, t2)\n",  # of one tensor
+        spelled("x", "t1") + spelled("t1", "t"),  # one of what another made
+    ],
+)
+def test_several(body: str) -> None:
+    _, after = fused(body)
+    assert [n.op for n in after.graph.nodes if n.op not in ("Add", "MatMul")] == ["LayerNormalization"] * 2
+
+
+@pytest.mark.parametrize(("opset", "op"), [(22, None), (23, "RMSNormalization")])
+def test_root_mean_squares_where_there_is_an_operator(opset: int, op: str | None) -> None:
+    body = RMS.replace("ReduceMean<axes=[-1]>(s)", "ReduceMean(s, last)") + "n = Div(x, d)\nt = Mul(n, g)\n"
+    before, after = fused(body, opset=opset)
+    assert (after is before) if op is None else [n.op for n in after.graph.nodes] == ["MatMul", op, "MatMul"]
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (MEAN + SQUARE + ROOT + "n = Mul(c, d)\n" + AFFINE, "multiplied by the root"),
+        (MEAN + SQUARE + ROOT + "n = Div(x, d)\n" + AFFINE, "not centred"),
+        (MEAN + SQUARE + "e = Sub(v, eps)\nd = Sqrt(e)\nn = Div(c, d)\n" + AFFINE, "less ε"),
+        (RMS + MEAN + "n = Div(c, d)\n" + AFFINE, "by the mean square of what is not centred"),
+        (
+            MEAN.replace("[-1]", "[1]") + SQUARE.replace("[-1]", "[1]") + ROOT + "n = Div(c, d)\n" + AFFINE,
+            "another axis",
+        ),
+        (MEAN + SQUARE.replace("[-1]", "[1]") + ROOT + "n = Div(c, d)\n" + AFFINE, "two different axes"),
+        (MEAN + "k = Mul(c, g)\ns = Mul(k, k)\nv = ReduceMean<axes=[-1]>(s)\n" + ROOT + "t = Div(c, d)\n", "weighted"),
+        (MEAN + SQUARE + "k = Neg(v)\nl = Relu(k)\ne = Add(l, eps)\nd = Sqrt(e)\nt = Div(c, d)\n", "cut off"),
+        ("l = ReduceSum(x, last)\nc = Sub(x, l)\n" + SQUARE + ROOT + "t = Div(c, d)\n", "a sum for a mean"),
+        (MEAN + SQUARE + ROOT + "n = Div(c, d)\nk = Sub(n, m)\nt = Mul(g, k)\n", "something else"),
+    ],
+)
+def test_what_is_no_normalisation_stays(body: str, why: str) -> None:
+    before, after = fused(body)
+    if why == "something else":  # what is in it is one
+        assert [n.op for n in after.graph.nodes].count("LayerNormalization") == 1
+    else:
+        assert after is before, why
+
+
+def test_without_the_operator_nothing_happens() -> None:
+    before, after = fused(SPELLINGS["torch.export"], opset=16)
+    assert after is before
+
+
+def test_what_is_added_by_row_stays_outside() -> None:
+    _, after = fused(MEAN + SQUARE + ROOT + "n = Div(c, d)\nu = Mul(n, g)\nt = Add(u, other)\n")
+    assert [n.op for n in after.graph.nodes] == ["MatMul", "LayerNormalization", "Add", "MatMul"]
+
+
+def test_what_others_read_is_still_there() -> None:
+    before = model(FIRST + SPELLINGS["torch.export"] + LAST, outputs="y n")
+    after = run(State(before), parse("fuse_norms"))[0].model
+    assert [n.op for n in after.graph.nodes] == ["MatMul", "LayerNormalization", "Mul", "Add", "MatMul"]
