@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphprune.errors import OutputError, UsageError
-from graphprune.model import Model, load
 from graphprune.output import claim_file, new_files
-from graphprune.plan import Plan, read, transfer
+from graphprune.plan import Plan, transfer
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
@@ -29,14 +28,12 @@ _WIDTHS = ("head_dim", "attention_head_size", "head_size", "d_head", "dim_head")
 _TOTALS = ("all_head_size", "inner_dim")
 _QUERY, _VALUE = (re.compile(rf"^(to_|w)?({names})(_proj|_lin|_linear)?$") for names in ("qkv|q|query", "v|value"))
 
-Source = str | os.PathLike[str] | Model | None
-
 
 def apply(
     module: nn.Module,
     plan: Plan | str | os.PathLike[str],
     *,
-    original: Source = None,
+    original: transfer.Source = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> nn.Module:
     """Shrink a module in place by a plan that was made for its export.
@@ -56,7 +53,8 @@ def apply(
     tensors = module.state_dict(keep_vars=True)
     transposed = [f"{n}.weight".lstrip(".") for n, m in module.named_modules() if isinstance(m, _TRANSPOSED)]
     arrays = {name: _array(tensor) for name, tensor in tensors.items()}
-    kept = transfer.match(_plan(plan), arrays, _model(original, plan), transposed)
+    plan = transfer.planned(plan)
+    kept = transfer.match(plan, arrays, transfer.exported(original, plan), transposed)
     changes = [change for name, part in module.named_modules() for change in _attributes(part, name, kept, arrays)]
     done: set[int] = set()
     with torch.no_grad():
@@ -83,15 +81,21 @@ def apply(
 
 
 def apply_state_dict(
-    state: Mapping[str, Tensor], plan: Plan | str | os.PathLike[str], *, original: Source = None
+    state: Mapping[str, Tensor], plan: Plan | str | os.PathLike[str], *, original: transfer.Source = None
 ) -> dict[str, Tensor]:
     """What a plan leaves of a state dict, which is not changed; arguments and errors are those of ``apply``."""
-    kept = transfer.match(_plan(plan), {n: _array(t) for n, t in state.items()}, _model(original, plan))
+    plan = transfer.planned(plan)
+    kept = transfer.match(plan, {n: _array(t) for n, t in state.items()}, transfer.exported(original, plan))
     return {name: _sliced(tensor, kept.get(name, {})) for name, tensor in state.items()}
 
 
 def apply_file(
-    weights: Path, plan: Plan | str | os.PathLike[str], output: Path, *, original: Source = None, force: bool = False
+    weights: Path,
+    plan: Plan | str | os.PathLike[str],
+    output: Path,
+    *,
+    original: transfer.Source = None,
+    force: bool = False,
 ) -> None:
     """What a plan leaves of a safetensors file, as another one with the same metadata.
 
@@ -114,16 +118,6 @@ def apply_file(
             save_file(smaller, folder / output.name, metadata)
     except SafetensorError as error:
         raise OutputError(f"cannot write {output}: {error}", "choose another place with -o") from error
-
-
-def _plan(plan: Plan | str | os.PathLike[str]) -> Plan:
-    return plan if isinstance(plan, Plan) else read(Path(plan))
-
-
-def _model(original: Source, plan: Plan | str | os.PathLike[str]) -> Model | None:
-    if original is None or isinstance(original, Model):
-        return original
-    return load(original, input_shapes=_plan(plan).input_shapes)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -161,14 +155,14 @@ def _attributes(module: nn.Module, name: str, kept: transfer.Kept, arrays: trans
     if isinstance(module, nn.Linear):
         changes += [(module, "out_features", new[0]), (module, "in_features", new[1])]
     elif isinstance(module, nn.modules.conv._ConvNd):
-        groups = _groups(module.groups, old[0], axes.get(0), name)
+        groups = transfer.groups_left(module.groups, old[0], axes.get(0), name)
         first, second = new[0], new[1] * groups
         into, out = (first, second) if isinstance(module, _TRANSPOSED) else (second, first)
         changes += [(module, "groups", groups), (module, "in_channels", into), (module, "out_channels", out)]
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         changes += [(module, "num_features", new[0])]
     elif isinstance(module, nn.GroupNorm):
-        groups = _groups(module.num_groups, old[0], axes.get(0), name)
+        groups = transfer.groups_left(module.num_groups, old[0], axes.get(0), name)
         changes += [(module, "num_channels", new[0]), (module, "num_groups", groups)]
     elif isinstance(module, nn.RMSNorm):
         raise UsageError(
@@ -204,7 +198,7 @@ def _attention(
     size = len(arrays[f"{prefix}in_proj_weight"]) // 3
     rows = axes.get(0, np.arange(3 * size))
     parts = [rows[rows // size == part] % size for part in range(3)]
-    heads = {_groups(module.num_heads, size, part, name) for part in parts}
+    heads = {transfer.groups_left(module.num_heads, size, part, name) for part in parts}
     if len(heads) > 1 or not np.array_equal(parts[0], parts[1]):
         raise UsageError(f"{name}: the plan leaves queries, keys and values different heads", "take the same from each")
     embedding = len(axes[1]) if 1 in axes else module.embed_dim
@@ -308,16 +302,6 @@ def _recurrent(module: nn.RNNBase, prefix: str, cut: transfer.Kept, arrays: tran
     ]
 
 
-def _groups(groups: int, size: int, kept: np.ndarray | None, name: str) -> int:
-    """How many groups are left, each as wide as the others."""
-    if groups == 1 or kept is None:
-        return groups
-    left = np.unique(kept // (size // groups), return_counts=True)[1]
-    if len(set(left.tolist())) > 1:
-        raise UsageError(f"{name}: its groups would differ in width", "take whole groups, or the same from each")
-    return len(left)
-
-
 def _heads(module: nn.Module, prefix: str, kept: transfer.Kept, arrays: transfer.Arrays) -> list[Change]:
     """How many heads of which width an attention module has left, where it keeps count of that."""
     count = next((a for a in _HEADS if isinstance(getattr(module, a, None), int)), None)
@@ -335,7 +319,7 @@ def _heads(module: nn.Module, prefix: str, kept: transfer.Kept, arrays: transfer
     size = len(arrays[f"{prefix}{query}.weight"]) // (3 if "qkv" in query else 1)
     width = size // heads
     positions = axes[0][axes[0] < size]
-    left = _groups(heads, size, positions, prefix.rstrip("."))
+    left = transfer.groups_left(heads, size, positions, prefix.rstrip("."))
     changes: list[Change] = [(module, count, left)]
     changes += [(module, a, len(positions) // left) for a in _WIDTHS if getattr(module, a, None) == width]
     return changes + [(module, a, len(positions)) for a in _TOTALS if getattr(module, a, None) == size]

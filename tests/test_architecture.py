@@ -24,7 +24,7 @@ LAYERS = [
     ["presets"],
     ["building"],
     ["options"],
-    ["torch"],
+    ["keras", "torch"],
     ["plan", "report"],
     ["clocks"],
     ["execute"],
@@ -55,6 +55,7 @@ OPEN_TO_PASSES = {name for layer in LAYERS[RANK["pipeline"] + 1 :] for name in l
 HOMES = {
     "PIL": {"calibration"},
     "jinja2": {"report"},
+    "keras": {"keras"},
     "ray": {"sweep"},
     "networkx": {"branches", "budget", "coupling", "groups"},
     "safetensors": {"torch"},

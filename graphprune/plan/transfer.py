@@ -7,18 +7,21 @@ belongs to one layer goes together.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.errors import UsageError
-from graphprune.model import Model
-from graphprune.plan import Plan, Removal, mixes
+from graphprune.model import Model, load
+from graphprune.plan import Plan, Removal, mixes, read
 
 Arrays = Mapping[str, np.ndarray]
+Source = str | os.PathLike[str] | Model | None
 # The name of an array, and which axis of an initializer each of its axes is.
 Place = tuple[str, tuple[int, ...]]
 Kept = dict[str, dict[int, np.ndarray]]
@@ -29,6 +32,18 @@ _RECURRENT = re.compile(r"_(ih|hh)_l\d+(_reverse)?")
 _NORM = ("weight", "bias", "running_mean", "running_var")
 # How far weights may be from what a folded BatchNorm made of them in float32, relative to their size.
 _ROUNDING = 1e-4
+
+
+def planned(plan: Plan | str | os.PathLike[str]) -> Plan:
+    """A plan, read if it is given by its path."""
+    return plan if isinstance(plan, Plan) else read(Path(plan))
+
+
+def exported(original: Source, plan: Plan) -> Model | None:
+    """The model that a plan was made for, loaded if it is given by its path."""
+    if original is None or isinstance(original, Model):
+        return original
+    return load(original, input_shapes=plan.input_shapes)
 
 
 def match(plan: Plan, arrays: Arrays, original: Model | None = None, transposed: Collection[str] = ()) -> Kept:
@@ -69,6 +84,20 @@ def sliced(array: np.ndarray, kept: Mapping[int, np.ndarray]) -> np.ndarray:
     return array
 
 
+def groups_left(groups: int, size: int, kept: np.ndarray | None, name: str) -> int:
+    """How many groups are left of channels or heads, each as wide as the others.
+
+    Raises:
+        UsageError: they would differ in width; ``name`` says where.
+    """
+    if groups == 1 or kept is None:
+        return groups
+    left = np.unique(kept // (size // groups), return_counts=True)[1]
+    if len(set(left.tolist())) > 1:
+        raise UsageError(f"{name}: its groups would differ in width", "take whole groups, or the same from each")
+    return len(left)
+
+
 class _Matcher:
     def __init__(self, plan: Plan, arrays: Arrays, original: Model | None, transposed: Collection[str]) -> None:
         self.arrays, self.original, self.transposed = arrays, original, transposed
@@ -89,7 +118,7 @@ class _Matcher:
             for name, order in places:
                 for row in rows:
                     self._keep(name, order.index(row.axis), np.setdiff1d(np.arange(row.size), row.removed), tensor)
-                if tensor in self.values and 1 < self.values[tensor].ndim == len(order):
+                if tensor in self.values and 1 < self.values[tensor].ndim == len({*order} - {-1}):
                     self._keep_folded_norm(name, self.values[tensor].transpose(order))
         for tensor in lost:
             if not self._follows(tensor, lost) and self._says_something(tensor):
@@ -126,6 +155,8 @@ class _Matcher:
         if not places and values.ndim > 1:
             scaled = ((n, _scales(self.arrays[n], values)) for n in sorted(self.free))
             places = [(n, tuple(range(values.ndim))) for n, factors in scaled if factors is not None]
+        if not places and max(values.shape, default=0) == values.size > 1:
+            return self._find_norm(values)
         if len(places) > 1:
             self.complaints.append(f"{tensor} could be any of {', '.join(n for n, _ in places[:4])}, which are equal")
         elif places:
@@ -141,6 +172,28 @@ class _Matcher:
         self.free.difference_update(names)
         return [(name, (1, 2)) for name in names]
 
+    def _norms(self, names: list[str], size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+        """BatchNorms: names of their arrays, and factors, offsets, means and variances in rows, float64 [4, size]."""
+        for mean in (n for n in names if n.endswith("running_mean") and n in self.free):
+            prefix = mean.removesuffix("running_mean")
+            if prefix + "running_var" in self.arrays and len(self.arrays[mean]) == size:
+                blank = {"weight": np.ones(size), "bias": np.zeros(size)}
+                parts = [prefix + part for part in _NORM if prefix + part in self.arrays]
+                own = [self.arrays.get(prefix + part, blank.get(part)) for part in _NORM]
+                yield parts, np.array(own, np.float64)
+
+    def _find_norm(self, values: np.ndarray) -> list[Place]:
+        """The BatchNorm that an exporter made factors and offsets of, one for each channel, by either."""
+        flat, axis = values.ravel().astype(np.float64), int(np.argmax(values.shape))
+        for parts, (gamma, beta, mean, variance) in self._norms(list(self.arrays), len(flat)):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                epsilon = np.nanmedian((gamma * mean / (beta - flat)) ** 2 - variance)
+            offsets = beta - mean * gamma / np.sqrt(np.maximum(variance + epsilon, 1e-30))
+            same = np.abs(offsets - flat).max() <= _ROUNDING * np.abs(flat).max()
+            if same or _epsilon(gamma, variance, flat) is not None:
+                return [(part, (axis,)) for part in parts]
+        return []
+
     def _keep_folded_norm(self, name: str, values: np.ndarray) -> None:
         """Cut the BatchNorm that an exporter folded into a weight: the one whose factors explain the difference."""
         weight = self.arrays[name]
@@ -149,17 +202,11 @@ class _Matcher:
         if factors is None or axis not in self.found[name] or np.allclose(factors, 1, rtol=_ROUNDING):
             return
         after = list(self.arrays)[list(self.arrays).index(name) :]
-        for mean in (n for n in after if n.endswith("running_mean") and n in self.free):
-            prefix = mean.removesuffix("running_mean")
-            variance = self.arrays.get(prefix + "running_var")
-            if variance is None or len(variance) != len(factors):
-                continue
-            gamma = self.arrays.get(prefix + "weight", np.ones_like(variance))
-            epsilon = (gamma / factors) ** 2 - variance
-            if np.abs(epsilon - np.median(epsilon)).max() <= 100 * _ROUNDING * (variance.max() + np.median(epsilon)):
-                for part in (n for n in _NORM if prefix + n in self.arrays):
-                    self._keep(prefix + part, 0, self.found[name][axis], name)
-                    self.free.discard(prefix + part)
+        for parts, (gamma, _, _, variance) in self._norms(after, len(factors)):
+            if _epsilon(gamma, variance, factors) is not None:
+                for part in parts:
+                    self._keep(part, 0, self.found[name][axis], name)
+                self.free.difference_update(parts)
                 return
         self.complaints.append(f"{name} has other values than in the file, and no BatchNorm explains it")
 
@@ -205,18 +252,26 @@ def _layers(arrays: Arrays, transposed: Collection[str]) -> Iterator[tuple[str, 
                 yield name, axis, prefix + part
 
 
+def _sizes(array: np.ndarray) -> list[int]:
+    """Of the axes that are more than one position."""
+    return [size for size in array.shape if size != 1]
+
+
 def _alike(array: np.ndarray, values: np.ndarray) -> bool:
-    return sorted(array.shape) == sorted(values.shape)
+    return sorted(_sizes(array)) == sorted(_sizes(values))
 
 
 def _order(array: np.ndarray, values: np.ndarray) -> tuple[int, ...] | None:
-    """The transposition that makes ``array`` of ``values``, number by number."""
+    """The transposition that makes ``array`` of ``values``, number by number; -1 for an axis of 1 that is new."""
     if not _alike(array, values) or array.ndim > 5:
         return None
-    for order in permutations(range(values.ndim)):
-        turned = values.transpose(order)
-        if turned.shape == array.shape and np.array_equal(turned, array):
-            return order
+    wide = [axis for axis, size in enumerate(values.shape) if size != 1]
+    squeezed, wanted = values.reshape(_sizes(values)), array.reshape(_sizes(array))
+    for order in permutations(range(len(wide))):
+        turned = squeezed.transpose(order)
+        if turned.shape == wanted.shape and np.array_equal(turned, wanted):
+            axes, single = iter(order), iter(axis for axis, size in enumerate(values.shape) if size == 1)
+            return tuple(next(single, -1) if size == 1 else wide[next(axes)] for size in array.shape)
     return None
 
 
@@ -233,6 +288,14 @@ def _same_gates(array: np.ndarray, values: np.ndarray) -> bool:
             if all(any(np.array_equal(a, b) for b in theirs) for a in ours):
                 return True
     return False
+
+
+def _epsilon(gamma: np.ndarray, variance: np.ndarray, factors: np.ndarray) -> float | None:
+    """What a BatchNorm adds to its variances if it multiplies its channels by ``factors``; None if it does not."""
+    with np.errstate(divide="ignore"):
+        epsilon = (gamma / factors) ** 2 - variance
+    middle = float(np.median(epsilon))
+    return middle if np.abs(epsilon - middle).max() <= 100 * _ROUNDING * (variance.max() + middle) else None
 
 
 def _scales(array: np.ndarray, values: np.ndarray) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -87,3 +88,30 @@ def test_what_is_ambiguous_or_does_not_fit_is_listed(proto):
         match(plan, {**arrays, "twin.weight": arrays["conv.weight"]}, load(proto))
     with pytest.raises(UsageError, match="is in no array"):
         match(plan, {**arrays, "head.weight": arrays["head.weight"] + 1}, load(proto))
+
+
+@pytest.mark.parametrize("known", ["factors", "offsets"])
+def test_a_norm_spelled_out_is_found_by_its_factors_or_its_offsets(proto, known):
+    """As exporters write one that no convolution takes up: a product with [1, 6, 1, 1] and a sum."""
+    values = weights(proto)
+    factors = values["g"] / np.sqrt(values["v"] + 1e-3)
+    spelled = {"f": factors.reshape(1, 6, 1, 1), "o": (values["b"] - values["m"] * factors).reshape(1, 6, 1, 1)}
+    body = "t = Conv(x, a) s = Mul(t, f) u = Add(s, o) r = Relu(u) y = Conv(r, h)"
+    file = net(body, a=values["a"], h=values["h"], **spelled)
+    arrays = torch_names(values)
+    plan = graphprune.prune(file, passes=PLAIN).plan
+    kept = match(plan, arrays, load(file))
+    assert all(np.array_equal(kept[name][0], kept["conv.weight"][0]) for name in NAMES)
+    unknown = {"factors": "o", "offsets": "f"}[known]  # either is enough
+    plan = msgspec.structs.replace(plan, removals=[r for r in plan.removals if r.tensor != unknown])
+    assert match(plan, arrays, load(file)).keys() == kept.keys()
+    with pytest.raises(UsageError, match="is in no array"):
+        match(plan, {**arrays, "norm.running_var": values["v"][::-1]}, load(file))
+
+
+def test_axes_of_one_position_do_not_matter():
+    """A convolution along a sequence is exported as one over pictures of one row."""
+    proto = net("t = Conv(x, a) r = Relu(t) y = Conv(r, h)", a=(6, 3, 1, 3), h=(4, 6, 1, 1))
+    arrays = {"first": weights(proto)["a"][:, :, 0].transpose(2, 1, 0), "second": weights(proto)["h"][:, :, 0, 0]}
+    small = apply(graphprune.prune(proto, passes=PLAIN).plan, arrays, load(proto))
+    assert [small["first"].shape, small["second"].shape] == [(3, 3, 3), (4, 3)]
