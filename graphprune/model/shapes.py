@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model.session import session
+from graphprune.model.wellformed import LARGEST
 
 Shape = tuple[int | None, ...]
 SymbolicShape = tuple[int | str | None, ...]
@@ -85,6 +87,9 @@ def bind(
                 size = _guess(symbol(dim), axis, len(dims), params)
             sizes.append(int(size))
         bound[info.name] = tuple(sizes)
+    for name, shape in bound.items():
+        if (count := prod(shape)) > LARGEST:
+            raise UsageError(f"input '{name}' would have {count:.1e} elements", "give the size of a real input")
     return {info.name: bound[info.name] for info in inputs}
 
 

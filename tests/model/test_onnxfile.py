@@ -224,6 +224,7 @@ def test_custom_domains_load_and_stay_whole(tmp_path: Path) -> None:
         ({"x": (1, 3, 8)}, {}, "rank 4, but 3 sizes"),
         ({"x": (1, 5, 8, 8)}, {}, "axis 1 of input 'x' is fixed to 3, not 5"),
         ({"x": (0, 3, 8, 8)}, {}, "above 0"),
+        ({"x": (1 << 40, 3, 8, 8)}, {}, "would have 2.1e+14 elements"),
         ({}, {"N": -2}, "above 0"),
     ],
 )
