@@ -130,6 +130,7 @@ def compile_model(
             ),
             also=dict(machine.also),
             embedded=embed_weights,
+            pages=code.pages,
             versions={name: importlib.metadata.version(name) for name in ("graphprune", "apache-tvm", "onnx")},
         )
         (new / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
@@ -150,11 +151,12 @@ class _Model(NamedTuple):
 
 
 class _Code(NamedTuple):
-    """What a package is known by, and the bytes it works in and reads its weights from."""
+    """What a package is known by, the bytes it works in and reads its weights from, and pages as in `Manifest`."""
 
     identity: str
     workspace: int
     weights: int
+    pages: int = 0
 
 
 _Step = Callable[[str], AbstractContextManager[None]]
@@ -162,26 +164,34 @@ _Step = Callable[[str], AbstractContextManager[None]]
 
 def _library(model: _Model, folder: Path, step: _Step) -> _Code:
     """A C library or a WebAssembly module, with kernels for a processor."""
-    from graphprune.compiler import build, emit, javascript, memory
+    from graphprune.compiler import build, emit, javascript, memory, targets
 
     machine = model.machine
     workspace, weights = memory.plan(model.program)
     with step("write weights"):
         _write_weights(model.program, folder / "weights.bin", weights)
     with step("compile kernels"):
-        objects = {library: folder / f"{library}.o" for library in (machine.library, *machine.also)}
-        for library, kernels in objects.items():
-            features = (*machine.features, *machine.also.get(library, ()))
-            build.write_object(model.module, replace(machine, features=features), kernels)
+        objects: dict[tuple[str, ...], Path] = {}  # by the instructions in them; kernels know nothing of threads
+        needs = {
+            library: tuple(f for f in machine.also.get(library, ()) if f not in targets.SHARED_MEMORY)
+            for library in (machine.library, *machine.also)
+        }
+        for number, features in enumerate(dict.fromkeys(needs.values())):
+            objects[features] = folder / f"kernels{number}.o"
+            build.write_object(
+                model.module, replace(machine, features=(*machine.features, *features)), objects[features]
+            )
     with step("link"):
         source = emit.emit(model.program, machine, workspace, weights, model.inputs, model.outputs, model.embed)
         source, identity = emit.seal(source, objects.values())
-        for library, kernels in objects.items():
-            build.link(source, kernels, machine, folder, library)
+        for library, features in needs.items():
+            build.link(source, objects[features], machine, folder, library)
+        for kernels in objects.values():
             kernels.unlink()
         if machine.wasm:
             javascript.write(folder, "wasm", model.inputs, model.outputs)
-    return _Code(identity, workspace, weights)
+    pages = max((javascript.pages(folder / library) for library in machine.also), default=0)
+    return _Code(identity, workspace, weights, pages)
 
 
 def _cuda(model: _Model, folder: Path, step: _Step) -> _Code:

@@ -16,7 +16,7 @@ from tvm import tirx
 from graphprune.compiler import nvrtc
 from graphprune.compiler.emit import Image, Source
 from graphprune.compiler.lower import llvm_target
-from graphprune.compiler.targets import C_COMPILERS, ZIG, Target
+from graphprune.compiler.targets import C_COMPILERS, SHARED_MEMORY, ZIG, Target
 from graphprune.errors import CompileError
 
 _FLAGS = ["-O2", "-std=c11", "-fvisibility=hidden"]
@@ -25,6 +25,11 @@ _LIBRARY = ["-shared", "-s", "-pthread"]
 _ANDROID = ["-nostdlib", "-Wl,-z,undefs", "-Wl,--no-as-needed", "-Wl,-z,max-page-size=16384"]
 # A reactor without a main: only what module.c.in exports, and no import.
 _MODULE = ["-mexec-model=reactor", "-Wl,--strip-all"]
+# Memory comes from whoever loads the module, up to nearly 4 GB, and a thread gets a stack and variables of its own.
+_THREADS = [
+    "-mcpu=generic+atomics+bulk_memory",
+    "-Wl,--shared-memory,--import-memory,--max-memory=4294901760,--export=__wasm_init_tls,--export=__stack_pointer",
+]
 _SYSTEM = {"cc": C_COMPILERS, "ar": ("ar", "llvm-ar")}  # what a system calls its tools
 STATIC_LIBRARY = "libmodel.a"
 
@@ -77,7 +82,8 @@ def link(source: Source, kernels: Path | None, target: Target, folder: Path, lib
         model, code = Path(scratch) / "model.c", Path(scratch) / "model.o"
         model.write_text(source.model)
         if target.wasm:
-            _run([*compiler, *_FLAGS, *_MODULE, *output, str(model), *objects], target, folder)
+            threads = _THREADS if set(SHARED_MEMORY) <= {*target.also.get(library, ())} else []
+            _run([*compiler, *_FLAGS, *_MODULE, *threads, *output, str(model), *objects], target, folder)
             return
         (folder / "model.h").write_text(source.header)
         _run(

@@ -2,7 +2,8 @@
 
 The kernels follow TVM's calling convention (`__tvm_ffi_NAME` with DLPack tensors); the few symbols of TVM's runtime
 that they may reach, an error message and memory for large temporaries, are defined here: the artefact needs nothing.
-`model.c.in` is what processors have; `library.c.in` makes a C library of it and `module.c.in` a WebAssembly module.
+`model.c.in` is what processors have; `library.c.in` makes a C library of it and `module.c.in` a WebAssembly module. How
+threads share the work is the same in both, and lies in `parts.c.in`.
 `cuda.c.in` is all of a library for a graphics processor but `interface.c.in`, which the two C libraries have in common.
 """
 
@@ -67,14 +68,15 @@ def emit(
     """The C of a model; `@IDENTITY@` stands where `seal` puts the identity. To `embed` includes `weights.bin`."""
     sizes = _sizes(program, workspace, weights, inputs, outputs, embed)
     model = _fill("model.c.in", **sizes, **_tables(program))
+    parts = _fill("parts.c.in", **sizes)
     if target.wasm:
-        return Source(model + _fill("module.c.in", **sizes), "")
+        return Source(model + _fill("module.c.in", PARTS=parts, **sizes), "")
     checks = [
         f"has({leaf}, {register}, {bit}, {state})"
         for leaf, register, bit, state in (_CPUID[f] for f in target.features if f not in target.unchecked)
     ]
     interface = _interface(program, inputs, outputs, sizes)
-    library = _fill("library.c.in", INTERFACE=interface, **sizes, CPU_OK=" && ".join(checks) or "1")
+    library = _fill("library.c.in", INTERFACE=interface, PARTS=parts, **sizes, CPU_OK=" && ".join(checks) or "1")
     return Source(model + library, _header(target, inputs, outputs, sizes))
 
 

@@ -25,11 +25,28 @@ ARRAYS = {
     "bool": "Uint8Array",
 }
 
+_IMPORTS, _MEMORY = 2, 2  # a section of a module, and a kind of import
+# What the types have besides where a model can be run by several threads.
+_THREADS = {
+    "MEMBERS": """  /** How many threads run the model. */
+  readonly threads: number;
+  /** End all threads but one, which goes on. */
+  close(): void;
+""",
+    "OPTIONS": """export interface Options {
+  /** Threads that share the work where the engine shares memory: a page must be cross-origin isolated. 1 by default. */
+  threads?: number;
+}
+
+""",
+    "OPTION": ", options?: Options",
+}
+
 
 def write(folder: Path, kind: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
     """Write `model.mjs` and its types to `folder`, for a model that runs as `wasm` or `webgpu`."""
     (folder / "model.mjs").write_text(loader(kind), "utf-8")
-    (folder / "model.d.mts").write_text(types(inputs, outputs), "utf-8")
+    (folder / "model.d.mts").write_text(types(kind, inputs, outputs), "utf-8")
 
 
 def loader(kind: str) -> str:
@@ -38,9 +55,11 @@ def loader(kind: str) -> str:
     return "".join(folder.joinpath(f"{part}.mjs").read_text("utf-8") for part in (kind, "interface"))
 
 
-def types(inputs: Sequence[Value], outputs: Sequence[Value]) -> str:
-    """The text of `model.d.mts`: names and array types of one model."""
+def types(kind: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> str:
+    """The text of `model.d.mts`: names and array types of one model; of a `wasm`, threads too."""
     template = resources.files("graphprune.compiler").joinpath("model.d.mts.in").read_text("utf-8")
+    for key, text in _THREADS.items():
+        template = template.replace(f"@{key}@", text if kind == "wasm" else "")
     taken = [f"  {json.dumps(v.name)}: {ARRAYS[v.dtype]} | Tensor<{ARRAYS[v.dtype]}>; // {_sizes(v)}" for v in inputs]
     given = [f"  {json.dumps(v.name)}: Tensor<{ARRAYS[v.dtype]}>; // {_sizes(v)}" for v in outputs]
     return template.replace("@INPUTS@", "\n".join(taken)).replace("@OUTPUTS@", "\n".join(given))
@@ -48,3 +67,35 @@ def types(inputs: Sequence[Value], outputs: Sequence[Value]) -> str:
 
 def _sizes(value: Value) -> str:
     return f"{value.dtype} [{', '.join(map(str, value.shape))}]"
+
+
+def pages(module: Path) -> int:
+    """Pages of 64 kB that the WebAssembly module asks of the memory it imports; 0 if it brings its own."""
+    code = module.read_bytes()
+    at = 8  # after the magic number and the version
+
+    def number() -> int:  # LEB128, unsigned
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = code[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(code):
+        section, size = number(), number()
+        if section != _IMPORTS:
+            at += size
+            continue
+        count = number()
+        assert count == 1, f"{module.name} imports more than its memory"
+        for _ in range(2):  # of what module, under what name
+            length = number()
+            at += length
+        kind, _limits = number(), number()
+        assert kind == _MEMORY
+        return number()
+    return 0

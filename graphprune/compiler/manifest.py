@@ -58,6 +58,7 @@ class Manifest(msgspec.Struct, frozen=True):
         identity: a digest of the code that its libraries know too.
         also: further modules of the same kernels, by file name, each with the features it needs besides the target's.
         embedded: whether the libraries hold the weights, and there is no `weights.bin`.
+        pages: memory that a module with threads is given before it has any, in pages of 64 kB.
     """
 
     name: str
@@ -72,4 +73,5 @@ class Manifest(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     also: dict[str, tuple[str, ...]] = {}
     embedded: bool = False
+    pages: int = 0
     format: int = FORMAT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import shutil
@@ -32,14 +33,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
     folder = tmp_path_factory.mktemp("site") / "web"
     shutil.copytree(ROOT / "examples" / "web", folder, ignore=shutil.ignore_patterns("wasm32", "ort", "*.onnx"))
     compile_model(onnx.load(RESNET), folder / "wasm32", "wasm32", {"image": (1, 1, 28, 28)})
+    with _served(folder, isolated=False) as address:
+        yield folder, address
+
+
+@contextlib.contextmanager
+def _served(folder: Path, isolated: bool) -> Iterator[str]:
+    """The address that `folder` is served at; its pages may share memory with workers where they are `isolated`."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
 
+        def end_headers(self) -> None:
+            if isolated:
+                self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+                self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+            super().end_headers()
+
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{served.server_port}/"
+        yield f"http://127.0.0.1:{served.server_port}/"
         served.shutdown()
 
 
@@ -89,3 +103,44 @@ def test_a_worker_computes_what_onnxruntime_does(browser: Any, site: tuple[Path,
     assert found["dims"] == list(expected.shape)
     error = np.abs(np.reshape(found["data"], expected.shape) - expected).max()
     assert error <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_threads_give_the_same_bits_where_memory_may_be_shared(
+    browser: Any, site: tuple[Path, str], isolated: bool
+) -> None:
+    """In a page and in a worker of it, which start their threads from the module itself."""
+    folder, _ = site
+    (folder / "threads.mjs").write_text(
+        """import { load } from "./wasm32/model.mjs";
+        export async function compare(image) {
+          const [one, three] = [await load(), await load(undefined, { threads: 3 })];
+          const outputs = [];
+          for (let i = 0; i < 100; ++i) {
+            for (const model of [one, three]) {
+              outputs.push(Object.values(await model.run({ image: new Float32Array(image) }))[0].data.join());
+            }
+          }
+          const { threads } = three;
+          three.close();
+          return [threads, new Set(outputs).size, outputs[0].split(",").map(Number)];
+        }
+        if (!globalThis.document) onmessage = async ({ data }) => postMessage(await compare(data));"""
+    )
+    image = np.random.default_rng(0).random((1, 1, 28, 28), np.float32)
+    (expected,) = reference(onnx.load(RESNET), {"image": image}).values()
+    with _served(folder, isolated) as address:
+        browser.get(address)
+        browser.set_script_timeout(120)
+        told = browser.execute_async_script(
+            """const [image, done] = arguments;
+            const { compare } = await import("./threads.mjs");
+            const worker = new Worker("./threads.mjs", { type: "module" });
+            const heard = new Promise((resolve) => { worker.onmessage = ({ data }) => resolve(data); });
+            worker.postMessage(image);
+            done([await compare(image), await heard]);""",
+            image.ravel().tolist(),
+        )
+    for threads, kinds, found in told:
+        assert (threads, kinds) == (3 if isolated else 1, 1)
+        assert np.abs(np.reshape(found, expected.shape) - expected).max() <= 1e-4 * np.abs(expected).max()

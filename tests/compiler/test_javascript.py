@@ -205,6 +205,14 @@ def test_types_name_inputs_and_outputs(folder: Path) -> None:
     assert '"x": Float32Array | Tensor<Float32Array>; // float32 [2, 3]' in types
     assert '"i": BigInt64Array | Tensor<BigInt64Array>; // int64 [2]' in types
     assert '"y": Tensor<Float32Array>; // float32 [2, 4]' in types
+    assert "threads?: number" in types
+    assert "@" not in types
+
+
+def test_types_of_webgpu_know_no_threads() -> None:
+    types = javascript.types("webgpu", [], [])
+    assert "load(folder?: string | URL): Promise<Model>" in types
+    assert "threads" not in types
     assert "@" not in types
 
 

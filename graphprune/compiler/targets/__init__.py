@@ -24,6 +24,7 @@ _MACHINES = {"x86_64": "x86-64", "amd64": "x86-64", "x86-64": "x86-64", "arm64":
 C_COMPILERS = ("cc", "gcc", "clang")  # what a system calls its own
 ZIG = "ziglang"  # the package of a C compiler and linker for every target
 NVRTC = "nvidia.cuda_nvrtc"  # the package of NVIDIA's compiler for kernels
+SHARED_MEMORY = ("atomics", "bulk-memory")  # what a WebAssembly module needs whose instances work on one memory
 _SUFFIXES = {"linux": ".so", "darwin": ".dylib", "win32": ".dll"}
 
 

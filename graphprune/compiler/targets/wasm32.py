@@ -1,8 +1,11 @@
-"""Browsers, workers and Node: WebAssembly with SIMD, and a second module for engines that have relaxed SIMD too."""
+"""Browsers, workers and Node: WebAssembly with SIMD, and further modules for engines with relaxed SIMD and threads.
+
+A module with threads computes what the one of the same instructions does, so threads change no bit.
+"""
 
 from __future__ import annotations
 
-from graphprune.compiler.targets import Target
+from graphprune.compiler.targets import SHARED_MEMORY, Target
 
 TARGET = Target(
     "wasm32",
@@ -13,5 +16,9 @@ TARGET = Target(
     registers=11,  # as many as leave 8 or 9 accumulators; V8 spills beyond
     library="model.wasm",
     zig="wasm32-wasi",
-    also={"model.relaxed.wasm": ("relaxed-simd",)},  # multiply-add in one instruction
+    also={
+        "model.relaxed.threads.wasm": ("relaxed-simd", *SHARED_MEMORY),
+        "model.threads.wasm": SHARED_MEMORY,
+        "model.relaxed.wasm": ("relaxed-simd",),  # multiply-add in one instruction
+    },
 )
