@@ -100,6 +100,11 @@ def compile_model(
                     return Artefact(Path(folder), manifest, seconds)
         with step("import"):
             module, node_of = importer.import_onnx(proto, dict(shapes or {}), machine)
+            if machine.device == "webgpu":
+                from graphprune.compiler import narrow
+
+                operators = {node.name or next(filter(None, node.output)): node.op_type for node in proto.graph.node}
+                narrow.check(module, node_of, operators)
         with step("lower"):
             lowered = lower.lower(module, machine, pick)
             program = read_program(lowered.module, lowered.scratch, lowered.ours)
@@ -218,14 +223,15 @@ def _cuda(model: _Model, folder: Path, step: _Step) -> _Code:
 
 def _webgpu(model: _Model, folder: Path, step: _Step) -> _Code:
     """A program for browsers with WebGPU."""
-    from graphprune.compiler import device, javascript, memory, webgpu
+    from graphprune.compiler import device, javascript, memory, narrow, webgpu
 
     program, machine = model.program, model.machine
+    module = narrow.narrow(model.module, program)
     rooms, weights = memory.rooms(program)
     with step("write weights"):
         _write_weights(program, folder / "weights.bin", weights)
     with step("compile kernels"):
-        launches, functions = device.split(model.module, program, machine)
+        launches, functions = device.split(module, program, machine)
         kernels = device.sources(functions, machine)
     identity = webgpu.write(folder / machine.library, program, rooms, kernels, launches, model.embed)
     javascript.write(folder, "webgpu", model.inputs, model.outputs)

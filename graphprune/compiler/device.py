@@ -15,6 +15,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir import dlight
 
+from graphprune.compiler import narrow
 from graphprune.compiler.program import Program
 from graphprune.compiler.targets import Target
 from graphprune.errors import CompileError
@@ -166,8 +167,5 @@ def _known(program: Program, arguments: tuple[int, ...], function: str, target: 
     """Refuse what no storage of WebGPU can hold."""
     for index in arguments:
         dtype = program.tensors[index].dtype
-        if target.device == "webgpu" and dtype not in ("float32", "int32", "uint32"):
-            raise CompileError(
-                f"operator {function} uses {dtype}, which WebGPU's storage has none of",
-                "leave the target out, or give the model inputs of float32 and int32",
-            )
+        if target.device == "webgpu" and dtype not in narrow.STORED:
+            raise CompileError(f"operator {function} uses {dtype}, which WebGPU has none of", narrow.HINT)

@@ -119,7 +119,7 @@ class Model {
     const device = this.#device;
     arrays.forEach((array, i) => {
       const [room, offset] = tensors[inputs[i]];
-      device.queue.writeBuffer(this.#rooms[room], offset, array);
+      device.queue.writeBuffer(this.#rooms[room], offset, narrowed(array, this.inputs[i]));
     });
     const encoder = device.createCommandEncoder();
     const pass = encoder.beginComputePass();
@@ -138,11 +138,27 @@ class Model {
     device.queue.submit([encoder.finish()]);
     await Promise.all(copies.map((copy) => copy.mapAsync(GPUMapMode.READ)));
     return Object.fromEntries(
-      this.outputs.map(({ name, dtype, shape }, i) => {
-        const data = new ARRAYS[dtype](copies[i].getMappedRange().slice(0));
+      this.outputs.map((value, i) => {
+        const data = widened(copies[i].getMappedRange().slice(0), value);
         copies[i].destroy();
-        return [name, { data: data.subarray(0, size(shape)), dims: [...shape] }];
+        return [value.name, { data, dims: [...value.shape] }];
       }),
     );
   }
+}
+
+/** An input as the device holds it, which has integers of 32 bits and nothing for truth values. */
+function narrowed(array, { name, dtype }) {
+  if (dtype === "bool") return Int32Array.from(array, (value) => (value ? 1 : 0));
+  if (dtype !== "int64") return array;
+  const wide = array.find((value) => value !== BigInt.asIntN(32, value));
+  if (wide !== undefined) throw new RangeError(`input "${name}" holds ${wide}, and a graphics processor has 32 bits`);
+  return Int32Array.from(array, Number);
+}
+
+/** An output as the model has it, from what the device holds. */
+function widened(bytes, { dtype, shape }) {
+  if (dtype === "int64") return BigInt64Array.from(new Int32Array(bytes, 0, size(shape)), BigInt);
+  if (dtype === "bool") return Uint8Array.from(new Int32Array(bytes, 0, size(shape)));
+  return new ARRAYS[dtype](bytes, 0, size(shape));
 }

@@ -2,7 +2,8 @@
 
 kernels   name → WGSL, with storage buffers in the order of a launch's tensors, then a uniform: the last block along x
 rooms     bytes of each buffer that tensors take turns in
-tensors   [room, byte offset, bytes]; room 0 is the weights, room i the i-th of `rooms`, counted from 1
+tensors   [room, byte offset, bytes]; room 0 is the weights, room i the i-th of `rooms`, counted from 1; what the model
+          has as int64 or bool is int32 here
 launches  [kernel, tensors, blocks along x and y]
 inputs, outputs   tensors
 weights   base64, where they are embedded

@@ -14,11 +14,25 @@ import pytest
 from graphprune import chromium, execute
 from graphprune.compiler import compile_model
 from graphprune.errors import CompileError
-from tests.compiler.oracle import assert_same, check_elsewhere, feeds, need_target, reference
+from tests.compiler.oracle import assert_same, check_elsewhere, feeds, model, need_target, reference
 from tests.compiler.test_cuda import NETS, SHAPES
 
 RESNET = Path(__file__).parents[2] / "models" / "fashion_resnet20.onnx"
-IN_WGSL = [name for name in NETS if name != "tokens"]
+INTEGERS = model(
+    """g (int64[2,6] i, bool[2,6] keep, float[2,6] x) => (int64[2] best, int64[2,6] n, bool[2,6] more, float[2,6,4] y) {
+        a = Gather (t, i)
+        f = Cast <to = 1> (keep)
+        e = Unsqueeze (f, last)
+        y = Mul (a, e)
+        n = Where (keep, i, minus)
+        more = Greater (n, i)
+        best = ArgMax <axis = 1, keepdims = 0> (x)
+    }""",
+    t=(9, 4),
+    last=np.array([2]),
+    minus=np.array(-70000),
+)
+IN_WGSL = {**NETS, "integers": INTEGERS}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", IN_WGSL)
 def test_kernels_are_wgsl_and_fit_what_every_device_has(name: str, tmp_path: Path) -> None:
-    artefact = compile_model(NETS[name], tmp_path, "webgpu", SHAPES.get(name))
+    artefact = compile_model(IN_WGSL[name], tmp_path, "webgpu", SHAPES.get(name))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "manifest.json",
         "model.d.mts",
@@ -43,6 +57,7 @@ def test_kernels_are_wgsl_and_fit_what_every_device_has(name: str, tmp_path: Pat
     assert {name for name, _, _ in program["launches"]} == set(program["kernels"])
     for kernel, places, grid in program["launches"]:
         code = program["kernels"][kernel]
+        assert set(re.findall(r"array<(\w+)", code)) <= {"f32", "i32", "u32"}
         threads = re.search(r"@workgroup_size\((\d+), (\d+), (\d+)\)", code)
         assert threads
         assert np.prod([int(size) for size in threads.groups()]) <= 256
@@ -61,9 +76,25 @@ def test_kernels_are_wgsl_and_fit_what_every_device_has(name: str, tmp_path: Pat
         assert not written & read  # WebGPU forbids it
 
 
-def test_types_that_wgsl_lacks_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match="uses int64, which WebGPU's storage has none of"):
-        compile_model(NETS["tokens"], tmp_path, "webgpu")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("g (float16[4] x) => (float16[4] y) { y = Relu (x) }", "input 'x' has type float16, which WebGPU has none of"),
+        (
+            "g (float[4] x) => (float[4] y) { [wide] d = Cast <to = 11> (x) e = Sin (d) y = Cast <to = 1> (e) }",
+            "node 'wide': Cast gives a value that has type float64, which WebGPU has none of",
+        ),
+        (
+            "g (int64[4] x) => (int64[4] y) { y = Add (x, c) }",
+            "a constant of type int64 does not fit 32 bits, and WebGPU has no more",
+        ),
+        ("g (int64[4] x) => (int64 y) { y = ReduceMax <keepdims = 0> (x) }", "does not fit the 32 bits of WebGPU"),
+    ],
+)
+def test_types_that_webgpu_lacks_are_refused(text: str, says: str, tmp_path: Path) -> None:
+    weights = {"c": np.arange(4) << 31} if "c)" in text else {}
+    with pytest.raises(CompileError, match=says):
+        compile_model(model(text, **weights), tmp_path, "webgpu")
 
 
 def test_a_browser_computes_what_onnxruntime_does(folder: Path) -> None:
@@ -77,7 +108,15 @@ def test_a_browser_computes_what_onnxruntime_does(folder: Path) -> None:
 @pytest.mark.parametrize("name", [n for n in IN_WGSL if n != "product"])
 def test_other_nets_in_a_browser(name: str, tmp_path: Path) -> None:
     need_target("webgpu")
-    check_elsewhere(NETS[name], tmp_path, "webgpu", SHAPES.get(name))
+    check_elsewhere(IN_WGSL[name], tmp_path, "webgpu", SHAPES.get(name))
+
+
+@pytest.mark.slow
+def test_an_integer_of_more_than_32_bits_is_refused(tmp_path: Path) -> None:
+    need_target("webgpu")
+    compile_model(NETS["tokens"], tmp_path, "webgpu")
+    with pytest.raises(CompileError, match='input "i" holds 4294967297, and a graphics processor has 32 bits'):
+        execute.in_chromium(tmp_path, {"i": np.full((1, 6), 2**32 + 1)})
 
 
 @pytest.mark.slow
