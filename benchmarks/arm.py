@@ -25,12 +25,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.edge import SHAPES
 from benchmarks.zeros import thinned
 from graphprune.compiler import compile_model, targets
 from graphprune.model import load
 from models import find
 
-NETWORKS = ["fashion_resnet20", "mobilenet_v1"]
+NETWORKS = ["fashion_resnet20", "ppocr_cls", "efficientnet_lite0"]
 SHARES = [0.0, 0.5, 0.7, 0.8]
 CORES = ["cortex-a53", "cortex-a72", "cortex-a76"]
 COVERED = 0.9  # of all instructions, by the blocks whose cycles are estimated
@@ -146,7 +147,7 @@ def _assembly(made: Path, start: int, stop: int) -> list[str]:
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Models; a small one and MobileNetV1 by default.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Models; three by default.")] = None,
     mcpu: Annotated[str, typer.Option(help="The processor to compile for.")] = "cortex-a72",
     share: Annotated[list[float], typer.Option(help="Share of zeros; repeatable.")] = SHARES,
 ) -> None:
@@ -159,7 +160,7 @@ def main(
     )  # fmt: skip
     for name in names or NETWORKS:
         proto = onnx.load(find(name).path)
-        shapes = load(proto).input_shapes
+        shapes = load(proto, input_shapes=SHAPES.get(name, {})).input_shapes
         dense: list[float] = []
         for part in share:
             with tempfile.TemporaryDirectory() as folder:

@@ -86,7 +86,7 @@ def compile_model(
 
     with _filling(Path(folder)) as new:
         with step("load the compiler"):
-            from graphprune.compiler import importer, lower, targets
+            from graphprune.compiler import device, importer, lower, targets
             from graphprune.compiler.program import read_program
             from graphprune.compiler.ways import Cheapest
 
@@ -129,7 +129,7 @@ def compile_model(
                     call.function,
                     "ours" if call.function in lowered.ours else "scheduled" if machine.device else "fallback",
                     tuple(node_of[v] for v in lowered.covers.get(call.label, [call.label]) if v in node_of),
-                    *lowered.ours.get(call.function, ("", "")),
+                    *(device.zeros(program, call) if machine.device else lowered.ours.get(call.function, ("", ""))),
                 )
                 for call in program.calls
             ),

@@ -10,17 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir import dlight
 
 from graphprune.compiler import narrow
-from graphprune.compiler.program import Program
+from graphprune.compiler.program import Call, Program
 from graphprune.compiler.targets import Target
 from graphprune.errors import CompileError
 
 _AXES = "xyz"
+_MANY = 0.25  # share of zeros from which they are spoken of
 _THREADS = {"cuda": 1024, "webgpu": 256}  # of a block, at most
 _SHARED = {"cuda": 48 * 1024, "webgpu": 16 * 1024}  # bytes of its shared memory; what every WebGPU has
 
@@ -97,6 +99,32 @@ def sources(functions: tvm.IRModule, target: Target) -> dict[str, str]:
     mark = "// Function: "
     parts = [part.partition("\n") for part in text.split(f"\n{mark}")[1:]]
     return {name.strip(): mark + name + "\n" + code for name, _, code in parts}
+
+
+def zeros(program: Program, call: Call) -> tuple[str, str]:
+    """How `call` treats zeros in its weights, and why; empty where it has few.
+
+    Zeros are multiplied. Sparse tensor cores would skip those of a 2:4 pattern, but they multiply numbers of ten bits
+    of mantissa (TF32) or fewer, and no such product keeps within the tolerance that every artefact is held to.
+    """
+    for index in call.arguments:
+        weights = program.tensors[index].value
+        if weights is None or weights.ndim < 2 or weights.dtype != np.float32:
+            continue
+        share = 1 - np.count_nonzero(weights) / max(weights.size, 1)
+        if share >= _MANY:
+            pattern = ", at most two of every four inputs left" if _two_of_four(weights) else ""
+            return "dense", f"{share:.0%} of the weights are zero{pattern}, and multiplied like the others"
+    return "", ""
+
+
+def _two_of_four(weights: np.ndarray) -> bool:
+    """Whether two of every four neighbouring inputs of an output are zero; inputs come second, in a product first."""
+    for axis in (1, 0) if weights.ndim == 2 else (1,):
+        inputs = np.moveaxis(weights, axis, -1)
+        if inputs.shape[-1] % 4 == 0 and np.count_nonzero(inputs.reshape(-1, 4), axis=1).max(initial=0) <= 2:
+            return True
+    return False
 
 
 def _passes() -> list[Any]:

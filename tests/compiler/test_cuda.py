@@ -192,3 +192,25 @@ def test_code_that_nvrtc_refuses_is_an_error() -> None:
     need_nvrtc()
     with pytest.raises(CompileError, match=r"compiling kernels for sm_80 failed: .*error"):
         nvrtc.compile_cuda("not C", "sm_80")
+
+
+def test_zeros_are_multiplied_and_the_manifest_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(targets.ZIG)
+    monkeypatch.setattr(build.nvrtc, "compile_cuda", lambda source, architecture: b"\0")
+    weights = np.random.default_rng(0).normal(size=(2, 16, 8)).astype(np.float32)
+    weights[0].reshape(4, 4, 8)[:, 1:3] = 0  # two of every four inputs
+    weights[1, :5] = 0
+    proto = model(
+        """g (float[5,16] x) => (float[5,8] a, float[5,8] b, float[5,8] c) {
+            a = MatMul (x, v) b = MatMul (x, w) c = MatMul (x, u)
+        }""",
+        v=weights[0],
+        w=weights[1],
+        u=(16, 8),
+    )
+    kernels = compile_model(proto, tmp_path, "cuda").manifest.kernels
+    assert sorted((kernel.how, kernel.why) for kernel in kernels) == [
+        ("", ""),
+        ("dense", "31% of the weights are zero, and multiplied like the others"),
+        ("dense", "50% of the weights are zero, at most two of every four inputs left, and multiplied like the others"),
+    ]
