@@ -3,7 +3,8 @@
 Each case damages a real model (bytes, or fields of its protobuf), a plan, a pipeline, calibration data or a config
 file, and runs one verb on it in a forked process with limits on memory and time. It must end in time with a documented
 exit code, say why in at most two lines, and leave no stray file. Native crashes inside onnx or onnxruntime are counted
-apart: the command line survives them in one line. The same seed gives the same cases.
+apart: the command line survives them in one line. Proofs that failed are shown, because a pass of ours may be the cause. The
+same seed gives the same cases.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from benchmarks.damage import damage_bytes, damage_fields, damage_json, damage_t
 from graphprune import api, pipeline  # noqa: F401  (imported once, for all forks)
 from graphprune import plan as plans
 from graphprune.cli import tables, verbs  # noqa: F401  (imported once, for all forks)
+from graphprune.errors import VerificationError
 
 MODELS = Path(__file__).parents[1] / "models"
 REAL = ("fashion_resnet20", "fashion_mobilenet", "fashion_densenet")
@@ -185,7 +187,7 @@ def judge(case: Case, status: int) -> tuple[str, str]:
         return f"defect: left {sorted(written)}", said
     if not code and not written <= WRITTEN:
         return f"defect: left {sorted(written)}", said
-    return f"exit code {code}", said
+    return "failed proof, exit code 6" if code == VerificationError.exit_code else f"exit code {code}", said
 
 
 def main(
@@ -232,7 +234,7 @@ def run(numbers: range, seed: int = 0, jobs: int = 1, keep: Path | None = None) 
             case, _ = running.pop(child)
             outcome, said = judge(case, status)
             found[outcome] += 1
-            if outcome.startswith(("defect", "native")):
+            if outcome.startswith(("defect", "native", "failed")):
                 print(f"case {case.number}, {case.kind}: {outcome}\n  graphprune {' '.join(case.arguments)[:300]!r}")
                 print("".join(f"    {line}\n" for line in said.splitlines()[-6:]), end="", flush=True)
                 if keep:

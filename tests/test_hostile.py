@@ -167,6 +167,13 @@ def normed(width: int) -> ModelProto:
     return proto
 
 
+def handed_out(*sizes: int) -> ModelProto:
+    """The two convolutions, with their input handed out as a picture of another size."""
+    proto = net()
+    proto.graph.output.append(make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, *sizes]))
+    return proto
+
+
 PADS = make_attribute("pads", [-9, 0, -9, 0])
 OK, INVALID = (0, 0, 0), (3, 3, 3)
 # What is written into the folder, the exit codes of inspect, prune and compile, and a word of the error.
@@ -184,6 +191,8 @@ CASES: dict[str, tuple[ModelProto | bytes, tuple[int, int, int], str]] = {
     "an initializer twice": (changed(lambda p: p.graph.initializer.append(p.graph.initializer[0])), INVALID, "w1"),
     "a tensor twice": (changed(lambda p: p.graph.node[1].output.__setitem__(0, "a")), INVALID, "'a'"),
     "an input twice": (changed(lambda p: p.graph.input.append(p.graph.input[0])), INVALID, "'x'"),
+    "an input that is an output of another shape": (handed_out(8, 7), INVALID, "'x' is"),
+    "an input that is an output": (handed_out(8, 8), OK, ""),
     "names like paths": (net(mark="../../../tmp/x"), OK, ""),
     "names like HTML": (net(mark="</pre><script>alert(1)</script>\"'&"), OK, ""),
     "names like terminal escapes": (net(mark="\x1b[31m\x1b]0;title\x07"), OK, ""),

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from graphprune import pipeline, plugins
-from graphprune.errors import GraphpruneError, UsageError, VerificationError
+from graphprune.errors import GraphpruneError, InvalidModelError, UsageError, VerificationError
 from graphprune.model import load
 from graphprune.pipeline import AFTER, BEFORE, PRESETS, Step, available, parse, run
 from graphprune.proof import LAW_RTOL, REWRITE_RTOL
@@ -171,6 +171,13 @@ class Unfit:
 def test_a_pass_that_breaks_the_graph_is_named(state: State) -> None:
     with pytest.raises(VerificationError, match="pass 'unfit' made an invalid graph"):
         run(state, [Step("unfit", Unfit())])
+
+
+def test_a_model_that_never_fitted_is_not_the_fault_of_a_pass() -> None:
+    """Its shapes are known only once constants are folded; onnxruntime refuses it as it came, too."""
+    proto = net("s = Abs(k) t = Reshape(x, s) y = MatMul(t, w)", inputs="float[4,6] x", w=(5, 3), k=np.array([6, 4]))
+    with pytest.raises(InvalidModelError, match=r"cannot be run by onnxruntime|fails at the analysis sizes"):
+        run(State(load(proto)), parse("fold_constants"))
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def infer(
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     shapes: dict[str, SymbolicShape] = {}
     types: dict[str, int] = {}
-    for info in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
+    for info in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]:
         if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
             dims = info.type.tensor_type.shape.dim
             shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)

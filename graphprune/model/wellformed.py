@@ -37,6 +37,13 @@ def check(proto: ModelProto, name: str) -> None:
         sizes = [d.dim_value for d in info.type.tensor_type.shape.dim if d.dim_value > 0]
         if prod(sizes) > LARGEST:
             raise InvalidModelError(f"{name}: '{info.name}' has {prod(sizes):.1e} elements", "no machine can run that")
+    inputs = {info.name: info for info in proto.graph.input}
+    for info in proto.graph.output:
+        if (same := inputs.get(info.name)) is not None and not _meet(same, info):
+            raise InvalidModelError(
+                f"{name}: '{info.name}' is {_sizes(same)} as an input and {_sizes(info)} as an output",
+                "export the model again",
+            )
 
 
 def tensors(proto: ModelProto) -> Iterator[TensorProto]:
@@ -77,6 +84,20 @@ def _nodes(proto: ModelProto) -> Iterator[NodeProto]:
 def _infos(proto: ModelProto) -> Iterator[ValueInfoProto]:
     for graph in _graphs(proto):
         yield from (*graph.input, *graph.output, *graph.value_info)
+
+
+def _sizes(info: ValueInfoProto) -> list[int | str]:
+    """As declared; what is open has a name, if any."""
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in info.type.tensor_type.shape.dim]
+
+
+def _meet(one: ValueInfoProto, other: ValueInfoProto) -> bool:
+    """Whether a tensor can have both shapes; sizes of 0 are open."""
+    if not (one.type.tensor_type.HasField("shape") and other.type.tensor_type.HasField("shape")):
+        return True
+    pairs = list(zip(_sizes(one), _sizes(other), strict=False))
+    fit = all(a == b or not (a and b) or isinstance(a, str) or isinstance(b, str) for a, b in pairs)
+    return fit and len(pairs) == len(_sizes(one)) == len(_sizes(other))
 
 
 def _unknown_types(kind: TypeProto) -> Iterator[int]:
