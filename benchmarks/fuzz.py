@@ -3,8 +3,8 @@
 Each case damages a real model (bytes, or fields of its protobuf), a plan, a pipeline, calibration data or a config
 file, and runs one verb on it in a forked process with limits on memory and time. It must end in time with a documented
 exit code, say why in at most two lines, and leave no stray file. Native crashes inside onnx or onnxruntime are counted
-apart: the command line survives them in one line. Proofs that failed are shown, because a pass of ours may be the cause. The
-same seed gives the same cases.
+apart: the command line survives them in one line. Failed proofs are shown, because a pass of ours may be the cause.
+The same seed gives the same cases.
 """
 
 from __future__ import annotations
