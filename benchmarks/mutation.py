@@ -4,8 +4,8 @@
 
 A mutant changes one place of one file of ``graphprune/rules``: a comparison, an operation, a constant, a condition, a
 statement left out (DeMillo, Lipton & Sayward 1978). It is killed if a test fails or takes too long. Survivors are
-printed, as they were and as they are. Every mutant lives in a process of its own, forked from one that has the heavy
-packages loaded; nothing is written.
+printed, as they were and as they are. Every mutant lives in a process of its own, forked from one that has the tests
+loaded; nothing is written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "graphprune" / "rules"
@@ -39,6 +40,9 @@ ALSO = {
     "layer": LAYERS,
     "linear": LAYERS,
 }
+
+# Too much holds on to what these define: everything is imported anew with them.
+_IMPORTED_BY_ALL = frozenset(["__init__", "base", "layer"])
 
 _COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -142,15 +146,54 @@ def survives(path: Path, source: str, tests: list[str]) -> bool:
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     signal.alarm(SECONDS)  # ends a mutant that loops
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    try:
+        if path.stem in _IMPORTED_BY_ALL:
+            for loaded in [name for name in sys.modules if name.partition(".")[0] in ("graphprune", "tests")]:
+                del sys.modules[loaded]
+            sys.meta_path.insert(0, _Finder(name, source, path))
+        else:
+            _change(importlib.import_module(name), source, path)
+    except Exception:  # a table that is wrong as a whole
+        os._exit(1)
+    os._exit(int(_run(tests) != 0))
+
+
+def _run(tests: list[str], *options: str) -> int:
     import pytest
 
-    for loaded in [name for name in sys.modules if name.partition(".")[0] in ("graphprune", "tests")]:
-        del sys.modules[loaded]
-    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-        sys.meta_path.insert(0, _Finder(name, source, path))
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
-    os._exit(int(code != pytest.ExitCode.OK))
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *options, *tests]))
+
+
+def _change(module: ModuleType, source: str, path: Path) -> None:
+    """Let a loaded module be what another source makes of it, for those too who have imported from it."""
+    new: dict[str, Any] = {key: module.__dict__[key] for key in ("__name__", "__file__", "__package__")}
+    exec(compile(source, str(path), "exec"), new)
+    rules = getattr(module, "RULES", {})
+    for name, value in list(module.__dict__.items()):
+        if name == "__builtins__" or name not in new:
+            continue
+        for old, made in _functions(value, new[name], module.__name__):
+            old.__code__, old.__defaults__, old.__kwdefaults__ = made.__code__, made.__defaults__, made.__kwdefaults__
+        if not callable(value):
+            module.__dict__[name] = new[name]
+    table = importlib.import_module("graphprune.rules").RULES
+    changed = new.get("RULES", {})
+    for operator in rules.keys() | changed.keys():
+        if table.get(operator) is rules.get(operator):  # no other file's
+            table.pop(operator, None)
+            if operator in changed:
+                table[operator] = changed[operator]
+
+
+def _functions(old: object, new: object, module: str) -> Iterator[tuple[FunctionType, FunctionType]]:
+    """A function of a module and what takes its place, or those of a class."""
+    if isinstance(old, FunctionType) and isinstance(new, FunctionType) and old.__module__ == module:
+        yield old, new
+    elif isinstance(old, type) and old.__module__ == module:
+        for name, value in vars(old).items():
+            yield from _functions(value, vars(new).get(name), module)
 
 
 def main() -> None:
@@ -173,6 +216,7 @@ def main() -> None:
         own = f"tests/rules/test_{module}.py"
         tests = [*([own] if Path(own).exists() else []), *ALSO.get(module, []), "tests/rules/test_rules.py"]
         source = ast.unparse(ast.parse(path.read_text()))
+        _run(tests, "--collect-only")  # loads what every mutant's process needs
         if not survives(path, source, tests):
             sys.exit(f"{module}: the tests fail as it is")
         drawn = list(mutants(path.read_text()))

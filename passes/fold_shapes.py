@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from graphprune.model import SHAPE_VALUES, Model
-from graphprune.model.shapes import SymbolicShape, symbol
+from graphprune.model.shapes import SymbolicShape, infer_node, symbol
 from graphprune.model.surgeon import is_standard
 from graphprune.state import State
 
@@ -54,6 +54,10 @@ class _Partial:
         return bool((self.origin == _KNOWN).all())
 
 
+Shapes = Mapping[str, SymbolicShape]
+Known = Mapping[str, _Partial]
+
+
 @dataclass(frozen=True)
 class FoldShapes:
     """Partial evaluation of ``Shape`` and what is computed from it, with symbolic dimensions left symbolic.
@@ -66,22 +70,19 @@ class FoldShapes:
     def __call__(self, state: State) -> State:
         """A state whose model computes the same with fewer nodes, or the same state."""
         model, changed = state.model, False
-        told: dict[str, SymbolicShape] = {}
-        while (folded := _fold(model, told)) is not None:
-            changed |= folded is not model
-            model = folded
+        while (folded := _fold(model)) is not None:
+            model, changed = folded, True
         return replace(state, model=model) if changed else state
 
 
-def _fold(model: Model, told: dict[str, SymbolicShape]) -> Model | None:
-    """The model with more folded, or the same if only more is ``told`` of shapes; ``None`` where nothing is new."""
+def _fold(model: Model) -> Model | None:
     result = model.copy()
-    shapes = result.symbolic_shapes_with(told) if told else result.symbolic_shapes
-    before = len(told)
+    shapes = dict(result.symbolic_shapes)
     sizes = {size for shape in shapes.values() for size in shape if isinstance(size, str)}
     symbols = {name: k for k, name in enumerate(sorted(sizes), start=1)}
     declared = {symbol(dim) for info in model.inputs.values() for dim in info.type.tensor_type.shape.dim}
     names = {k: name for name, k in symbols.items() if name in declared}
+    better: set[str] = set()  # tensors of which more is known than onnx's inference of the whole graph finds
     partial: dict[str, _Partial] = {}
     changed = False
     outputs = {t.name for t in result.graph.outputs}
@@ -98,8 +99,8 @@ def _fold(model: Model, told: dict[str, SymbolicShape]) -> Model | None:
             joins += _join(node, listed, partial, outputs)
         if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Variable):
             changed |= _scale_instead(node, partial.get(node.inputs[3].name), shapes, symbols)
-        if node.op in _LOSES_SHAPE and (more := _more_of(node, partial, shapes, names)) is not None:
-            told[node.outputs[0].name] = more
+        if node.op in _LOSES_SHAPE or any(t.name in better for t in node.inputs):
+            better.update(_learn(node, partial, shapes, names, model))
         found = _evaluate(node, partial, shapes, symbols, model.opset)
         if found is None:
             continue
@@ -112,20 +113,37 @@ def _fold(model: Model, told: dict[str, SymbolicShape]) -> Model | None:
         elif found.origin.size == 1 and _asks_within(node, result) and output.name not in outputs:
             rooted += _from_input(node, found, result, shapes, symbols)
     if not changed and not rooted and not joins:
-        return model if len(told) > before else None
+        return None
     joined = {id(node): added for node, added in joins}
     nodes = [new for node in result.graph.nodes for new in (*joined.get(id(node), ()), node)]
     return result.with_nodes([*rooted, *nodes])
 
 
-def _more_of(
-    node: gs.Node, partial: Mapping[str, _Partial], shapes: Mapping[str, SymbolicShape], names: Mapping[int, str]
-) -> SymbolicShape | None:
-    """The shape a node makes as far as it is known, where that is more than onnx finds: of a part it tells nothing.
+def _learn(
+    node: gs.Node, partial: Known, shapes: dict[str, SymbolicShape], names: Mapping[int, str], model: Model
+) -> Iterator[str]:
+    """Note in ``shapes`` what more is known of the shapes that a node makes; the names of those tensors."""
 
-    Sizes are numbers and ``names`` of the interface; other names change from one inference to the next.
-    """
-    source, inferred = (shapes.get(t.name) for t in (node.inputs[0], node.outputs[0]))
+    def known(size: int | str | None) -> bool:  # others' names are made up, and say nothing
+        return isinstance(size, int) or size in names.values()
+
+    if all(all(map(known, shapes.get(t.name, (None,)))) for t in node.outputs):
+        return
+    if node.op in _LOSES_SHAPE:
+        found = {node.outputs[0].name: _as_far_as_known(node, partial, shapes, names)}
+    else:
+        found = dict(infer_node(node, shapes, model.kinds, model.opset))
+    for name, now in found.items():
+        was = shapes.get(name, (None,) * len(now or ()))
+        if now is not None and len(now) == len(was):
+            shapes[name] = tuple(b if known(b) and not known(a) else a for a, b in zip(was, now, strict=True))
+            if shapes[name] != was:
+                yield name
+
+
+def _as_far_as_known(node: gs.Node, partial: Known, shapes: Shapes, names: Mapping[int, str]) -> SymbolicShape | None:
+    """The shape that an operator makes of which onnx's inference tells no size where it cannot tell all."""
+    source = shapes.get(node.inputs[0].name)
     asked = partial.get(node.inputs[_SIZES[node.op]].name) if node.op in _SIZES else None
     if source is None or (asked is None and node.op != "Slice"):
         return None
@@ -145,11 +163,7 @@ def _more_of(
         own = (*(1 for _ in found[len(source) :]), *source)
         found = [*(1 for _ in source[len(found) :]), *found]
         found = [a if b == 1 else b if a == 1 or isinstance(b, int) else None for a, b in zip(own, found, strict=True)]
-    known = inferred or (None,) * len(found)
-    stays = {*names.values()}
-    found = [a if isinstance(a, int) or a in stays else b for a, b in zip(known, found, strict=True)]
-    found = [size if isinstance(size, int) or size in stays else None for size in found]
-    return tuple(found) if any(b is not None and a != b for a, b in zip(known, found, strict=True)) else None
+    return tuple(found)
 
 
 def _asks_within(node: gs.Node, model: Model) -> bool:
@@ -165,7 +179,7 @@ def _asks_within(node: gs.Node, model: Model) -> bool:
 
 
 def _from_input(
-    node: gs.Node, found: _Partial, model: Model, shapes: Mapping[str, SymbolicShape], symbols: Mapping[str, int]
+    node: gs.Node, found: _Partial, model: Model, shapes: Shapes, symbols: Mapping[str, int]
 ) -> list[gs.Node]:
     """Nodes that read the one size which ``node`` makes from an input of the model instead, if an input has it."""
     places = ((t, axis) for t in model.graph.inputs for axis, size in enumerate(shapes.get(t.name, ())) if size)
@@ -187,8 +201,8 @@ def _from_input(
 
 def _evaluate(
     node: gs.Node,
-    partial: Mapping[str, _Partial],
-    shapes: Mapping[str, SymbolicShape],
+    partial: Known,
+    shapes: Shapes,
     symbols: Mapping[str, int],
     opset: int,
 ) -> _Partial | None:
@@ -294,9 +308,7 @@ def _computed(node: bytes, given: tuple[tuple[str, str, tuple[int, ...], bytes],
         return None
 
 
-def _spell_out(
-    node: gs.Node, asked: _Partial | None, shapes: Mapping[str, SymbolicShape], symbols: Mapping[str, int]
-) -> bool:
+def _spell_out(node: gs.Node, asked: _Partial | None, shapes: Shapes, symbols: Mapping[str, int]) -> bool:
     """Give a Reshape a constant target, if 0 (copy) and one -1 (the rest) can express what is not known of it."""
     source, target = shapes.get(node.inputs[0].name), shapes.get(node.outputs[0].name)
     if source is None:
@@ -317,9 +329,7 @@ def _spell_out(
     return True
 
 
-def _spell_out_copies(
-    node: gs.Node, asked: _Partial | None, shapes: Mapping[str, SymbolicShape], symbols: Mapping[str, int]
-) -> bool:
+def _spell_out_copies(node: gs.Node, asked: _Partial | None, shapes: Shapes, symbols: Mapping[str, int]) -> bool:
     """Give an Expand a constant target, if its axes of unknown size keep it: 1 leaves an axis as it is."""
     source = shapes.get(node.inputs[0].name)
     if asked is None or source is None:
@@ -336,9 +346,7 @@ def _spell_out_copies(
     return True
 
 
-def _join(
-    node: gs.Node, index: int, partial: Mapping[str, _Partial], outputs: set[str]
-) -> list[tuple[gs.Node, list[gs.Node]]]:
+def _join(node: gs.Node, index: int, partial: Known, outputs: set[str]) -> list[tuple[gs.Node, list[gs.Node]]]:
     """Let a list of sizes be joined of what is known of it, which then can follow a cut, and of what is not."""
     given = node.inputs[index]
     asked = partial.get(given.name)
@@ -368,9 +376,7 @@ def _join(
     return [(node, added)]
 
 
-def _scale_instead(
-    node: gs.Node, asked: _Partial | None, shapes: Mapping[str, SymbolicShape], symbols: Mapping[str, int]
-) -> bool:
+def _scale_instead(node: gs.Node, asked: _Partial | None, shapes: Shapes, symbols: Mapping[str, int]) -> bool:
     """Give a Resize constant scales for its computed sizes, if all axes of unknown size keep it."""
     source = shapes.get(node.inputs[0].name)
     if asked is None or source is None or len(source) != asked.values.size or "axes" in node.attrs:

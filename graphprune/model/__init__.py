@@ -21,9 +21,19 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphprune.errors import GraphpruneError, InvalidModelError
-from graphprune.model.bodies import SHAPE_VALUES, Within, measure, separate, within
+from graphprune.model.bodies import Within, measure, separate, within
 from graphprune.model.onnxfile import LARGEST_INLINE, check, read
-from graphprune.model.shapes import Meter, Shape, SymbolicShape, bind, infer, sum_of, symbol, symbolic_axes
+from graphprune.model.shapes import (
+    SHAPE_VALUES,
+    Meter,
+    Shape,
+    SymbolicShape,
+    bind,
+    infer,
+    sum_of,
+    symbol,
+    symbolic_axes,
+)
 from graphprune.model.surgeon import export_node, export_tensor, hollow_tensor, import_graph
 from graphprune.model.weights import DataFile, is_streamed, size
 from graphprune.output import new_files
@@ -102,11 +112,10 @@ class Model:
         """Like ``shapes``, with the inputs' dimensions left symbolic: equal names are equal sizes."""
         return self._inferred[0]
 
-    def symbolic_shapes_with(self, told: Mapping[str, SymbolicShape]) -> dict[str, SymbolicShape]:
-        """``symbolic_shapes``, where more is known of some tensors than inference finds; ``None`` for what is not."""
-        kinds = self._inferred[1]
-        infos = [onnx.helper.make_tensor_value_info(n, kinds[n], told[n]) for n in told if n in kinds]
-        return self._infer(None, infos)[0]
+    @property
+    def kinds(self) -> dict[str, int]:
+        """ONNX's number for the element type of every tensor of the main graph that is no constant."""
+        return self._inferred[1]
 
     @cached_property
     def dtypes(self) -> dict[str, np.dtype]:
@@ -174,10 +183,10 @@ class Model:
         return measure(self.graph.nodes, self.bodies, self.header, self.constants, shapes, self._inferred[1])
 
     def _infer(
-        self, input_shapes: Mapping[str, tuple[int, ...]] | None, told: Iterable[ValueInfoProto] = ()
+        self, input_shapes: Mapping[str, tuple[int, ...]] | None
     ) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
         constants: dict[str, SymbolicShape] = {n: tuple(int(k) for k in c.shape) for n, c in self.constants.items()}
-        shapes, types = infer(self.proto(weights=False), self.name, input_shapes, told)
+        shapes, types = infer(self.proto(weights=False), self.name, input_shapes)
         return constants | shapes, types
 
     @property

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from graphprune.errors import InvalidModelError
-from graphprune.model.shapes import Shape, infer
+from graphprune.model.shapes import SHAPE_VALUES, Shape, infer
 from graphprune.model.surgeon import (
     SEEN_INTO,
     bodies,
@@ -26,9 +26,6 @@ from graphprune.model.surgeon import (
     reads,
     with_bodies,
 )
-
-# Values of up to this many elements may say what shape something has.
-SHAPE_VALUES = 1024
 
 Within = dict[int, tuple[gs.Graph, ...]]
 """The bodies of nodes, those of nodes in bodies included, by the identity of their node."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from onnx import ModelProto, ValueInfoProto
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model.session import session
 from graphprune.model.wellformed import LARGEST
+
+# Values of up to this many elements may say what shape something has.
+SHAPE_VALUES = 1024
 
 Shape = tuple[int | None, ...]
 SymbolicShape = tuple[int | str | None, ...]
@@ -104,10 +109,7 @@ def _guess(name: str, axis: int, rank: int, params: dict[str, int]) -> int:
 
 
 def infer(
-    proto: ModelProto,
-    name: str,
-    input_shapes: Mapping[str, tuple[int, ...]] | None,
-    told: Iterable[ValueInfoProto] = (),
+    proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ...]] | None
 ) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
     """Shapes and element types of all tensors that are no initializers, by onnx's inference with data propagation.
 
@@ -115,13 +117,11 @@ def infer(
         proto: taken over; weights that no shape depends on may be left out.
         name: of the model, for messages.
         input_shapes: concrete sizes for the inputs; without them, sizes stay symbolic, equal names being equal sizes.
-        told: what is known of tensors inside besides.
 
     Raises:
         InvalidModelError: the sizes do not fit together.
     """
     del proto.graph.value_info[:]
-    proto.graph.value_info.extend(told)
     if input_shapes is None:
         for info in [*proto.graph.input, *proto.graph.output]:
             for dim in info.type.tensor_type.shape.dim:
@@ -154,6 +154,37 @@ def infer(
                 raise InvalidModelError(f"{name}: '{info.name}' would have the shape {shapes[info.name]}", _SIZES_HINT)
         types[info.name] = info.type.tensor_type.elem_type
     return shapes, types
+
+
+def infer_node(
+    node: gs.Node, shapes: Mapping[str, SymbolicShape], kinds: Mapping[str, int], opset: int
+) -> dict[str, SymbolicShape]:
+    """The shapes of what one node makes of tensors of given shapes, by onnx's inference; of none where it fails."""
+    types, values = {}, {}
+    for tensor in node.inputs:
+        kind = kinds.get(tensor.name, 0)
+        if isinstance(tensor, gs.Constant) and int(np.prod(tensor.shape)) <= SHAPE_VALUES:
+            values[tensor.name] = onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
+            kind = values[tensor.name].data_type
+        elif isinstance(tensor, gs.Constant):
+            kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+        if tensor.name and (not kind or tensor.name not in shapes):
+            return {}
+        if tensor.name:
+            types[tensor.name] = onnx.helper.make_tensor_type_proto(kind, shapes[tensor.name])
+    try:
+        schema = onnx.defs.get_schema(node.op, opset, "")
+        imports = [onnx.helper.make_opsetid("", opset)]
+        made = onnx.shape_inference.infer_node_outputs(
+            schema, OnnxExporter.export_node(node), types, values, opset_imports=imports
+        )
+    except Exception:  # each kind of failure has a class of its own
+        return {}
+    return {
+        name: tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in made.tensor_type.shape.dim)
+        for name, made in made.items()
+        if made.tensor_type.HasField("shape")
+    }
 
 
 class Meter:
