@@ -197,7 +197,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
                 self._nodes[name] = relax.const(np.ascontiguousarray(array).reshape(array.shape), array.dtype.name)
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
-        known = {*onnx_frontend._get_convert_map(), "LSTM"}
+        known = {*onnx_frontend._get_convert_map(), *recurrent.OPERATORS}
         for node in graph.node:
             if node.op_type not in known:
                 raise CompileError(
@@ -216,8 +216,8 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         try:
             if op_name in WINDOWED:
                 explicit_padding(inputs, attrs)
-            if op_name == "LSTM":
-                made = recurrent.lstm(self.bb, inputs, attrs, self._target)
+            if op_name in recurrent.OPERATORS:
+                made = recurrent.recurrent(op_name, self.bb, inputs, attrs, self._target)
                 if made is None:
                     raise NotImplementedError("peepholes, lengths, computed weights, other activations or a device")
                 self.node_of.update({str(variable.name): node for variable in made[1]})

@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,20 +88,25 @@ class Tuner:
 
 def measure(ways: Sequence[Way], target: Target) -> dict[str, float]:
     """Milliseconds of each way, by name: first quartiles of calls that take turns, on one thread."""
-    functions, arguments = {}, []
+    functions, arguments = {}, {}
     for number, way in enumerate(ways):
-        function, constants = way.make()
-        function, _ = hoist_scratch(in_root_block(function))
-        functions[f"way{number}"] = function.with_attr("global_symbol", f"way{number}")
-        arguments.append(_arguments(function, constants))
+        made = way.make()
+        for name, function, constants in ((f"before{number}", made.before, ()), (f"way{number}", *made[:2])):
+            if function is not None:
+                function, _ = hoist_scratch(in_root_block(function))
+                functions[name] = function.with_attr("global_symbol", name)
+                arguments[name] = _arguments(function, constants)
     library = built(tvm.IRModule(functions), target)
-    calls = [(library[f"way{number}"], given) for number, given in enumerate(arguments)]
-    for call, given in calls:
+    calls = [
+        [(library[name], arguments[name]) for name in (f"before{number}", f"way{number}") if name in functions]
+        for number in range(len(ways))
+    ]
+    for call, given in chain(*calls):
         call(*given)
     rounds: list[list[float]] = []
     end = time.perf_counter() + SECONDS * len(calls)
     while len(rounds) < LEAST or time.perf_counter() < end:
-        rounds.append([_seconds(call, given) for call, given in calls])
+        rounds.append([sum(_seconds(*call) for call in both) for both in calls])
     quartiles = np.percentile(rounds, 25, axis=0) * 1e3
     return {str(way): float(ms) for way, ms in zip(ways, quartiles, strict=True)}
 
@@ -123,11 +129,11 @@ def _arguments(function: Any, constants: Sequence[np.ndarray]) -> list[Any]:
             value = np.array([0, 1], np.int32)
         else:
             value = rng.standard_normal(shape, np.float32)
-        arrays.append(tvm.runtime.from_dlpack(_roomy(value.reshape(shape).astype(dtype))))
+        arrays.append(tvm.runtime.from_dlpack(roomy(value.reshape(shape).astype(dtype))))
     return arrays
 
 
-def _roomy(value: np.ndarray) -> np.ndarray:
+def roomy(value: np.ndarray) -> np.ndarray:
     """A copy that is aligned, with room behind it, as the memory plan of a model leaves it."""
     memory = np.zeros(value.nbytes + ALIGNMENT + SLACK, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT

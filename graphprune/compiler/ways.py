@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from tvm import tirx
@@ -19,11 +19,24 @@ from tvm import tirx
 from graphprune.compiler.kernels import sparse, winograd
 from graphprune.compiler.kernels.conv import Conv, conv_kernel, pack_weights
 from graphprune.compiler.kernels.matmul import Matmul, matmul_kernel, pack_panels
+from graphprune.compiler.kernels.padding import Window, planes_kernel
 from graphprune.compiler.kernels.product import Product
 from graphprune.compiler.kernels.winograd import Winograd
 from graphprune.compiler.targets import Target
 
-Made = tuple[tirx.PrimFunc, list[np.ndarray]]
+
+class Made(NamedTuple):
+    """The code of a way.
+
+    Attributes:
+        function: the kernel.
+        constants: what it takes between what flows in and the bias.
+        before: a kernel (x, prepared), where what flows in must be prepared by one.
+    """
+
+    function: tirx.PrimFunc
+    constants: list[np.ndarray]
+    before: tirx.PrimFunc | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +47,7 @@ class Way:
         kind: dense, sparse or Winograd.
         loops: the shape of its loops in words.
         cost: issue slots that the cost model expects.
-        make: the kernel, and the constants it takes between what flows in and the bias.
+        make: its code.
     """
 
     kind: Literal["dense", "sparse", "Winograd"]
@@ -106,15 +119,19 @@ def ways_of_conv(conv: Conv, weight: np.ndarray, target: Target, few: int) -> Wa
 
     rows = weight.reshape(conv.groups, conv.filters // conv.groups, -1)
 
+    def padded(window: Window) -> tirx.PrimFunc | None:
+        return planes_kernel(window, conv.batch, conv.channels, target) if window.copied else None
+
     def dense(shape: Product) -> Made:
-        return conv_kernel(conv, shape), [pack_weights(weight, conv.groups, shape)]
+        return Made(conv_kernel(conv, shape), [pack_weights(weight, conv.groups, shape)], padded(conv.window))
 
     def thin(shape: Product) -> Made:
         packed = sparse.pack(rows, shape)
-        return conv_kernel(conv, shape, packed.steps), packed.constants
+        return Made(conv_kernel(conv, shape, packed.steps), packed.constants, padded(conv.window))
 
     def tiled(way: Winograd) -> Made:
-        return winograd.winograd_kernel(way), [winograd.pack(weight, way)]
+        before = padded(way.window) if way.shares_rows else winograd.places_kernel(way, target)
+        return Made(winograd.winograd_kernel(way), [winograd.pack(weight, way)], before)
 
     def found() -> Iterator[Way]:
         for shape in conv.products(target)[:few]:
@@ -133,11 +150,11 @@ def ways_of_product(op: Matmul, b: np.ndarray | None, target: Target, few: int) 
     """Ways to multiply with `b`, float32 [depth, columns], or with a matrix that flows in; `few` of each kind."""
 
     def dense(shape: Product) -> Made:
-        return matmul_kernel(op, shape), [] if b is None else [pack_panels(b, shape)]
+        return Made(matmul_kernel(op, shape), [] if b is None else [pack_panels(b, shape)])
 
     def thin(matrix: np.ndarray, shape: Product) -> Made:
         packed = sparse.pack(matrix.T[None], shape)
-        return sparse.matmul_kernel(op, shape, packed.steps), packed.constants
+        return Made(sparse.matmul_kernel(op, shape, packed.steps), packed.constants)
 
     def found() -> Iterator[Way]:
         for shape in op.products(target)[:few]:

@@ -62,10 +62,13 @@ class TargetReport(msgspec.Struct, frozen=True):
 def kernel_reports(model: Model, kernels: Sequence[Kernel], seconds: np.ndarray | None) -> list[KernelReport]:
     """One report for each kernel of a manifest, with its time where they were timed."""
     macs = _macs(model)
+    last = {node: number for number, kernel in enumerate(kernels) for node in kernel.nodes}  # the others prepare
     times = [None] * len(kernels) if seconds is None else seconds.tolist()
     return [
-        KernelReport(k.name, k.kind, k.how, k.nodes, s, k.why, sum(macs.get(node, 0) for node in k.nodes))
-        for k, s in zip(kernels, times, strict=True)
+        KernelReport(
+            k.name, k.kind, k.how, k.nodes, s, k.why, sum(macs.get(node, 0) for node in k.nodes if last[node] == number)
+        )
+        for number, (k, s) in enumerate(zip(kernels, times, strict=True))
     ]
 
 

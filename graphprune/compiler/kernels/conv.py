@@ -1,8 +1,9 @@
 """2-d convolution in NCHW as a register-tiled product: rows are output channels, columns output pixels.
 
-The input is padded once, then for each tile of pixels and chunk of input channels the values under the window are
-gathered into a strip of consecutive vectors that all output channels read. Weights are packed by blocks of output
-channels, `[block][k][row]`, so that a sparse layer needs only a list of offsets into the strip beside its values.
+The input is padded once, by a kernel of its own; then for each tile of pixels and chunk of input channels the values
+under the window are gathered into a strip of consecutive vectors that all output channels read. Weights are packed by
+blocks of output channels, `[block][k][row]`, so that a sparse layer needs only a list of offsets into the strip beside
+its values.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.epilogue import Epilogue
-from graphprune.compiler.kernels.padding import Window, emit_padded
+from graphprune.compiler.kernels.padding import Window
 from graphprune.compiler.kernels.product import Product, partial_sums
 from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp, scratch, splat
 from graphprune.compiler.targets import Target
@@ -76,9 +77,10 @@ def pack_weights(weight: np.ndarray, groups: int, shape: Product) -> np.ndarray:
 
 
 def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.PrimFunc:
-    """The function (x, packed weights, bias [filters], residual if any, y).
+    """The function (planes, packed weights, bias [filters], residual if any, y).
 
-    With a number of `steps` the weights are sparse, and the function is (x, values, offsets, pointers, bias, …).
+    The planes are the images themselves where they need no copy, else what `padding.planes_kernel` makes. With a number
+    of `steps` the weights are sparse, and the function is (planes, values, offsets, pointers, bias, …).
     """
     window, pixels, taps = conv.window, conv.pixels, conv.taps
     tile, lanes = shape.tile, shape.tile.lanes
@@ -87,10 +89,10 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name("conv")
         T.func_attr({"tirx.noalias": True})
-        x, w, offsets, pointers, bias, residual, y = arguments(
+        planes, w, offsets, pointers, bias, residual, y = arguments(
             "offsets",
             "pointers",
-            x=(conv.batch, conv.channels, *window.image),
+            planes=(conv.batch, conv.channels, *((window.plane,) if window.copied else window.image)),
             w=(conv.groups * blocks * shape.depth * tile.rows,) if steps is None else (steps, tile.rows),
             offsets=None if steps is None else (steps,),
             pointers=None if steps is None else (conv.groups * shape.chunks * blocks + 1,),
@@ -98,54 +100,48 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
             residual=out_shape if conv.epilogue.residual else None,
             y=out_shape,
         )
-        planes = scratch(conv.channels * window.plane) if window.copied else x
         strip = scratch(shape.chunk * shape.pitch)
         partial, share = partial_sums(shape), Share()
-        with T.serial(0, conv.batch) as n:
-            if window.copied:
-                size = window.image[0] * window.image[1]
-                with T.serial(0, conv.channels) as c:
-                    emit_padded(window, x, (n * conv.channels + c) * size, planes, c * window.plane, lanes)
-            with T.serial(0, conv.groups) as g:
-                channel = g * (conv.channels // conv.groups) + (0 if window.copied else n * conv.channels)
-                filters = (n * conv.groups + g) * shape.rows  # before this group's, in y
+        with T.serial(0, conv.batch) as n, T.serial(0, conv.groups) as g:
+            channel = g * (conv.channels // conv.groups) + n * conv.channels
+            filters = (n * conv.groups + g) * shape.rows  # before this group's, in y
 
-                def gather(vector: Expr, first: Expr, count: Expr) -> None:
-                    with T.serial(0, count // taps) as c:
-                        source, to = (channel + first // taps + c) * window.plane, c * (taps * shape.pitch)
-                        _emit_gather(window, planes, source, strip, to, shape, vector)
+            def gather(vector: Expr, first: Expr, count: Expr) -> None:
+                with T.serial(0, count // taps) as c:
+                    source, to = (channel + first // taps + c) * window.plane, c * (taps * shape.pitch)
+                    _emit_gather(window, planes, source, strip, to, shape, vector)
 
-                def finish(m: Expr, column: Expr, value: Expr) -> Expr:
-                    if residual is not None:
-                        value = value + residual[ramp((filters + m) * pixels + column, lanes)]
-                    return conv.epilogue.clip(value, lanes)
+            def finish(m: Expr, column: Expr, value: Expr) -> Expr:
+                if residual is not None:
+                    value = value + residual[ramp((filters + m) * pixels + column, lanes)]
+                return conv.epilogue.clip(value, lanes)
 
-                def value(block: Expr, r: int, k: Expr) -> Expr:
-                    return w[k * tile.rows + r]
+            def value(block: Expr, r: int, k: Expr) -> Expr:
+                return w[k * tile.rows + r]
 
-                def load(column: Expr, tile_: Expr, k: Expr, inner: Expr, at: Expr) -> Expr:
-                    row = inner * shape.pitch if offsets is None else offsets[k]
-                    return strip[ramp(row + at, lanes)]
+            def load(column: Expr, tile_: Expr, k: Expr, inner: Expr, at: Expr) -> Expr:
+                row = inner * shape.pitch if offsets is None else offsets[k]
+                return strip[ramp(row + at, lanes)]
 
-                def numbered(block: Expr, chunk: Expr, first: Expr, count: Expr) -> tuple[Expr, Expr]:
-                    if pointers is None:
-                        return (g * shape.depth + first) * blocks + block * count, count
-                    at = (g * shape.chunks + chunk) * blocks + block
-                    return pointers[at], pointers[at + 1] - pointers[at]
+            def numbered(block: Expr, chunk: Expr, first: Expr, count: Expr) -> tuple[Expr, Expr]:
+                if pointers is None:
+                    return (g * shape.depth + first) * blocks + block * count, count
+                at = (g * shape.chunks + chunk) * blocks + block
+                return pointers[at], pointers[at + 1] - pointers[at]
 
-                product.emit(
-                    shape,
-                    a=value,
-                    b=load,
-                    start=lambda m, column: splat(bias[g * shape.rows + m], lanes),
-                    finish=finish,
-                    out=y,
-                    out_at=lambda m, column, at: (filters + m) * pixels + column,
-                    part=shape.part(share),
-                    partial=partial,
-                    prepare=gather,
-                    steps=numbered,
-                )
+            product.emit(
+                shape,
+                a=value,
+                b=load,
+                start=lambda m, column: splat(bias[g * shape.rows + m], lanes),
+                finish=finish,
+                out=y,
+                out_at=lambda m, column, at: (filters + m) * pixels + column,
+                part=shape.part(share),
+                partial=partial,
+                prepare=gather,
+                steps=numbered,
+            )
     return builder.get()
 
 

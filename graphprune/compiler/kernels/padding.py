@@ -11,8 +11,10 @@ from typing import Any
 
 import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
 
-from graphprune.compiler.kernels.vectors import ramp
+from graphprune.compiler.kernels.vectors import Share, arguments, ramp
+from graphprune.compiler.targets import Target
 
 Pair = tuple[int, int]
 
@@ -85,6 +87,18 @@ class Window:
         column = j * self.dilation[1]
         phase, column = (column % self.stride[1], column // self.stride[1]) if self.copied else (0, column)
         return i * self.dilation[0] * self.row + phase * self.span + column
+
+
+def planes_kernel(window: Window, batch: int, channels: int, target: Target) -> tirx.PrimFunc:
+    """The function (x, planes [batch, channels, plane]) that pads every image."""
+    size = window.image[0] * window.image[1]
+    with IRBuilder() as builder, T.prim_func(True, True):
+        T.func_name("pad")
+        T.func_attr({"tirx.noalias": True})
+        x, planes = arguments(x=(batch, channels, *window.image), planes=(batch, channels, window.plane))
+        with Share().serial(batch * channels) as image:
+            emit_padded(window, x, image * size, planes, image * window.plane, target.lanes)
+    return builder.get()
 
 
 def emit_padded(window: Window, source: Any, source_at: Any, plane: Any, plane_at: Any, lanes: int) -> None:

@@ -29,7 +29,7 @@ BLOCKS = (1, 2, 4, 8)  # heights of the blocks of a sparse a
 _VECTORS = range(1, 9)  # widths of tiles
 _HIGHEST = 8  # rows of a tile: LLVM spills beyond
 _WIDEST = 64  # vectors of a strip
-_MANY = 8  # strips that threads can share evenly
+_THREADS = (2, 4)  # how many are expected to share a product
 _END = 1.5  # issue slots to load and to write one accumulator
 _PART = 4.0  # the same for partial sums, which have left the first-level cache
 _TURN = 30  # issue slots to leave the loop over k, which is not foreseen, and to begin the next
@@ -119,8 +119,14 @@ class Product:
         return _tiles_of(self.strip, self.tile.vectors)
 
     def part(self, share: Share, rows_only: bool = False) -> Part:
-        """What one thread does: some of the strips where there are many, else some of the blocks of rows."""
-        if not rows_only and self.strips >= min(_MANY, self.blocks):
+        """What one thread does: some of the strips or, where those are few, some of the blocks of rows.
+
+        Strips are brought into place by every thread that reads them, which counts where rows are few.
+        """
+        bring = 2 / (self.rows + 2)  # share of the time, by the cost model
+        by_strips = sum(_largest(self.strips, threads) for threads in _THREADS)
+        by_blocks = sum(bring + (1 - bring) * _largest(self.blocks, threads) for threads in _THREADS)
+        if by_strips <= by_blocks and not rows_only:
             return Part(share.bounds(self.strips), (0, self.blocks))
         return Part((0, self.strips), share.bounds(self.blocks))
 
@@ -140,6 +146,11 @@ class Product:
 
     def __str__(self) -> str:
         return str(self.tile) + (f", strips of {self.width}" if self.strip > self.tile.vectors else "")
+
+
+def _largest(count: int, threads: int) -> float:
+    """The largest part of `count` things that threads share."""
+    return -(-count // threads) / count
 
 
 def _tiles_of(strip: int, vectors: int) -> list[tuple[int, int]]:

@@ -3,7 +3,8 @@
 m × m outputs of a channel need (m + 2)² products instead of 9·m² (Lavin & Gray, "Fast Algorithms for Convolutional
 Neural Networks", 2016): tiles of the image are transformed, each of the (m + 2)² places of a tile is one matrix product
 over channels, and its sums are transformed back. Vectors run over the tiles of a row. Rows of tiles are taken a few at
-a time, so that what is between the steps stays in the second-level cache.
+a time where that keeps what is between the steps in the second-level cache; then threads take rows. Where all are taken
+at once a kernel of its own transforms the image, which threads share by channels, and the other one by filters.
 """
 
 from __future__ import annotations
@@ -167,8 +168,30 @@ def pack(weight: np.ndarray, way: Winograd) -> np.ndarray:
     return np.concatenate([pack_weights(place, 1, way.product) for place in places])
 
 
+def places_kernel(way: Winograd, target: Target) -> tirx.PrimFunc:
+    """The function (x, places [batch, place, channels, pitch]) that transforms all tiles of images."""
+    conv, window = way.conv, way.window
+    size = window.image[0] * window.image[1]
+    with IRBuilder() as builder, T.prim_func(True, True):
+        T.func_name("winograd_places")
+        T.func_attr({"tirx.noalias": True})
+        x, inputs = arguments(
+            x=(conv.batch, conv.channels, *window.image),
+            inputs=(conv.batch, way.side**2, conv.channels, way.pitch),
+        )
+        plane = scratch(window.plane + way.lanes)
+        with T.serial(0, conv.batch) as n, Share().serial(conv.channels) as c:
+            emit_padded(window, x, (n * conv.channels + c) * size, plane, 0, target.lanes)
+            with T.serial(0, way.rows) as row:
+                _emit_places(way, plane, 0, inputs, n * (way.side**2 * conv.channels), c, row, row)
+    return builder.get()
+
+
 def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
-    """The function (x, packed weights, bias [filters], residual if any, y)."""
+    """The function (places or planes, packed weights, bias [filters], residual if any, y).
+
+    Places are those of `places_kernel`; where threads share rows it takes the planes of `padding.planes_kernel`.
+    """
     conv, shape, m, side, lanes = way.conv, way.product, way.m, way.side, way.lanes
     window, (height, width) = way.window, conv.window.out
     down, across = way.tiles
@@ -177,43 +200,20 @@ def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name("winograd")
         T.func_attr({"tirx.noalias": True})
-        x, w, bias, residual, y = arguments(
-            x=(conv.batch, conv.channels, *window.image),
+        planes, w, bias, residual, y = arguments(
+            planes=(conv.batch, conv.channels, window.plane)
+            if way.shares_rows
+            else (conv.batch, places, conv.channels, pitch),
             w=(places * block,),
             bias=(conv.filters,),
             residual=out_shape if conv.epilogue.residual else None,
             y=out_shape,
         )
-        planes = scratch(conv.channels * window.plane + lanes)
-        inputs = scratch(places * conv.channels * pitch)
+        inputs = scratch(places * conv.channels * pitch) if way.shares_rows else planes
         sums = scratch(places * conv.filters * pitch)
         rows = scratch(m * (across * m + lanes * m))
         share = Share()
         part = shape.whole if way.shares_rows else shape.part(share, rows_only=True)
-
-        def each_vector(emit: Callable[[Expr], None]) -> None:
-            """For every vector of tiles of a row, its first tile; the last one overlaps its neighbour."""
-            with T.serial(0, -(-across // lanes)) as v:
-                emit(tirx.min(v * lanes, max(across - lanes, 0)))
-
-        def to_places(c: Expr, row: Expr, first: Expr) -> None:
-            """One channel of the tiles of one row, to every place."""
-
-            def at_place(i: int, j: int, tile: Expr) -> None:
-                source = c * window.plane + (first + row) * (m * window.row) + window.tap(i, j) + tile
-                T.buffer_store(grid[i][j], planes[ramp(source, lanes)], [ramp(0, lanes)])
-
-            def one(tile: Expr) -> None:
-                for i in range(side):
-                    for j in range(side):
-                        at_place(i, j, tile)
-                values = _transformed(grid, _INPUT[m], lanes)
-                for f, value in enumerate(value for line in values for value in line):
-                    at = (f * conv.channels + c) * pitch + row * across + tile
-                    T.buffer_store(inputs, value[ramp(0, lanes)], [ramp(at, lanes)])
-
-            grid = _grid(side, side, lanes)
-            each_vector(one)
 
         def from_places(filter_: Expr, row: Expr) -> None:
             """One output channel of the tiles of one row, to rows of pixels."""
@@ -231,7 +231,7 @@ def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
                         T.buffer_store(rows, pixels, [ramp(at, lanes)])
 
             grid = _grid(side, side, lanes)
-            each_vector(one)
+            _each_vector(way, one)
 
         def write(n: Expr, filter_: Expr, tile_row: Expr) -> None:
             with T.serial(0, tirx.min(m, height - tile_row * m)) as i:
@@ -247,21 +247,20 @@ def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
                     T.buffer_store(y, conv.epilogue.clip(value, wide), [at])
 
         with T.serial(0, conv.batch) as n:
-            size = window.image[0] * window.image[1]
-            with T.serial(0, conv.channels) as c:
-                source = (n * conv.channels + c) * size
-                emit_padded(window, x, source, planes, c * window.plane, shape.tile.lanes)
             blocks = -(-down // way.rows)
             with share.serial(blocks) if way.shares_rows else T.serial(0, blocks) as number:
                 first = tirx.min(number * way.rows, down - way.rows)
-                with T.serial(0, conv.channels) as c, T.serial(0, way.rows) as row:
-                    to_places(c, row, first)
+                if way.shares_rows:
+                    with T.serial(0, conv.channels) as c, T.serial(0, way.rows) as row:
+                        plane = (n * conv.channels + c) * window.plane
+                        _emit_places(way, planes, plane, inputs, 0, c, row, first + row)
+                before = 0 if way.shares_rows else n * (places * conv.channels)
                 with T.serial(0, places) as f:
                     product.emit(
                         shape,
                         a=lambda number, r, k: w[k * shape.tile.rows + r],
                         b=lambda column, strip, k, inner, at: inputs[
-                            ramp((f * conv.channels + inner) * pitch + column, shape.tile.lanes)
+                            ramp((before + f * conv.channels + inner) * pitch + column, shape.tile.lanes)
                         ],
                         start=lambda filter_, column: splat(tirx.const(0.0, "float32"), shape.tile.lanes),
                         finish=lambda filter_, column, value: value,
@@ -278,6 +277,36 @@ def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
                     from_places(filter_, row)
                     write(n, filter_, first + row)
     return builder.get()
+
+
+def _each_vector(way: Winograd, emit: Callable[[Expr], None]) -> None:
+    """For every vector of tiles of a row, its first tile; the last one overlaps its neighbour."""
+    across = way.tiles[1]
+    with T.serial(0, -(-across // way.lanes)) as v:
+        emit(tirx.min(v * way.lanes, max(across - way.lanes, 0)))
+
+
+def _emit_places(
+    way: Winograd, planes: Expr, plane_at: Expr, inputs: Expr, before: Expr, c: Expr, row: Expr, tile_row: Expr
+) -> None:
+    """The tiles of one row of channel `c`, whose plane is at `plane_at`, to every place of row `row` of `inputs`.
+
+    `before` of its rows of channels are those of earlier images.
+    """
+    window, m, side, lanes = way.window, way.m, way.side, way.lanes
+    grid = _grid(side, side, lanes)
+
+    def one(tile: Expr) -> None:
+        for i in range(side):
+            for j in range(side):
+                source = plane_at + tile_row * (m * window.row) + window.tap(i, j) + tile
+                T.buffer_store(grid[i][j], planes[ramp(source, lanes)], [ramp(0, lanes)])
+        values = _transformed(grid, _INPUT[m], lanes)
+        for f, value in enumerate(value for line in values for value in line):
+            at = (before + f * way.conv.channels + c) * way.pitch + row * way.tiles[1] + tile
+            T.buffer_store(inputs, value[ramp(0, lanes)], [ramp(at, lanes)])
+
+    _each_vector(way, one)
 
 
 def _grid(height: int, width: int, lanes: int) -> list[list[Any]]:

@@ -77,13 +77,16 @@ def convolution(data: st.DataObject, depthwise: bool = False, plain: bool = Fals
     )
 
 
-def product(data: st.DataObject) -> onnx.ModelProto:
-    """Any product of rows with a constant matrix, with a bias."""
+def product(data: st.DataObject, *rows: int, zeros: float = 0.0) -> onnx.ModelProto:
+    """Any product of some rows, or of any, with a constant matrix, with a bias."""
     number = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
     leading, depth, columns = data.draw(st.lists(st.integers(1, 5), max_size=2)), number(1, 70), number(1, 45)
-    rows = [*leading, number(1, 19)]
+    rows = rows or (*leading, number(1, 19))
     operator = "p = MatMul (x, w) o = Add (p, b)"
-    return fused(data.draw, operator, (*rows, depth), (*rows, columns), w=(depth, columns), b=(columns,))
+    rng = np.random.default_rng(0)
+    w = (rng.normal(size=(depth, columns)) * (rng.random((depth, columns)) >= zeros)).astype(np.float32)
+    w[0, 0], w[-1, -1] = w[0, 0] * (zeros == 0), 1  # a zero, and something to come out
+    return fused(data.draw, operator, (*rows, depth), (*rows, columns), w=w, b=(columns,))
 
 
 def parts(data: st.DataObject) -> tuple[int, ...]:
@@ -145,14 +148,9 @@ def test_matrix_product(data: st.DataObject) -> None:
 @FEW
 @given(st.data())
 def test_sparse_matrix_product(data: st.DataObject) -> None:
-    proto = product(data)
-    tensor = proto.graph.initializer[0]
-    values = np.array(onnx.numpy_helper.to_array(tensor))
-    values[np.random.default_rng(0).random(values.shape) < 0.8] = 0
-    values[0, 0] = 0
-    values[-1, -1] = 1
-    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    check_fenced(proto, pick=Drawn(data.draw, "sparse" if not values.all() else "dense"), parts=parts(data))
+    proto = product(data, zeros=0.8)
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0])
+    check_fenced(proto, pick=Drawn(data.draw, "dense" if weight.all() else "sparse"), parts=parts(data))
 
 
 @FEW
@@ -188,10 +186,11 @@ def test_rows(data: st.DataObject) -> None:
 @given(st.data())
 def test_recurrent(data: st.DataObject) -> None:
     steps, batch, inside, hidden = (data.draw(st.integers(1, high)) for high in (5, 3, 9, 37))
-    kind, gates = data.draw(st.sampled_from([("LSTM", 4)]))
+    kind, gates = data.draw(st.sampled_from([("LSTM", 4), ("GRU", 3)]))
     direction = data.draw(st.sampled_from(["forward", "reverse", "bidirectional"]))
     d = 1 + (direction == "bidirectional")
     said = f'hidden_size = {hidden}, direction = "{direction}"'
+    said += f", linear_before_reset = {data.draw(st.integers(0, 1))}" * (kind == "GRU")
     text = f"""g (float[{steps},{batch},{inside}] x) => (float[{steps},{d},{batch},{hidden}] y) {{
         y = {kind} <{said}> (x, w, r, bias)
     }}"""

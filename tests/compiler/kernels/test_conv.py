@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from graphprune.compiler.kernels.conv import pack_weights
 from graphprune.compiler.kernels.padding import Window
 from graphprune.compiler.kernels.product import Product, Tile
-from tests.compiler.oracle import check, kinds, model
+from tests.compiler.oracle import check, kernels, kinds, model
 
 
 def conv(
@@ -80,7 +80,7 @@ def test_batchnorm_residual_and_clip_are_part_of_the_kernel(tmp_path: Path) -> N
     for i, node in enumerate(proto.graph.node):
         node.name = f"node {i}"
     artefact = check(proto, tmp_path)
-    (kernel,) = artefact.manifest.kernels
+    (kernel,) = kernels(artefact)
     assert "tile" in kernel.how
     assert kernel.kind == "ours"
     assert kernel.nodes[-1] == "node 3"

@@ -19,7 +19,7 @@ from graphprune.compiler.kernels import product
 from graphprune.compiler.kernels.product import Product, Tile, plan, plan_sparse
 from graphprune.compiler.kernels.sparse import pack
 from tests.compiler.kernels.test_conv import CASES, conv
-from tests.compiler.oracle import check, check_elsewhere, feeds, model, need_target
+from tests.compiler.oracle import check, check_elsewhere, feeds, kernels, model, need_target
 
 DEEP = "deep: k is cut into chunks"
 
@@ -52,7 +52,7 @@ def sparse_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", [c for c in CASES if not c.startswith(("depthwise", "whole"))])
 def test_geometry(case: str, block: int, tmp_path: Path) -> None:
     artefact = check(thinned(CASES[case], 0.9, block), tmp_path)
-    assert [k.name for k in artefact.manifest.kernels] == ["sparse_conv"]
+    assert [k.name for k in kernels(artefact)] == ["sparse_conv"]
 
 
 @pytest.mark.usefixtures("sparse_only")
@@ -87,7 +87,7 @@ def test_matrix_products(case: str, block: int, tmp_path: Path) -> None:
     w = (rng.normal(size=kept.shape) * kept).astype(np.float32)
     bounds = {"low": np.float32(-2), "high": np.float32(3)}
     proto = model(text, w=w, bias=(columns,), **bounds)
-    assert [k.name for k in check(proto, tmp_path).manifest.kernels] == ["sparse_matmul"]
+    assert [k.name for k in kernels(check(proto, tmp_path))] == ["sparse_matmul"]
     inputs = feeds(proto)
     alone, together = runtime.load(tmp_path)(inputs), runtime.load(tmp_path, threads=3)(inputs)
     assert np.array_equal(alone["y"], together["y"])
@@ -98,7 +98,7 @@ def test_matrix_products(case: str, block: int, tmp_path: Path) -> None:
 def test_elsewhere(target: str, tmp_path: Path) -> None:
     need_target(target)
     artefact = check_elsewhere(thinned(CASES[DEEP], 0.8, 4), tmp_path, target)
-    assert artefact.manifest.kernels[0].name == "sparse_conv"
+    assert kernels(artefact)[0].name == "sparse_conv"
 
 
 def test_nothing_but_bias_is_left_of_zeros(tmp_path: Path) -> None:
