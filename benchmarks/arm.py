@@ -159,8 +159,8 @@ def main(
         box=SIMPLE_HEAD, title=f"An estimate: one inference, compiled for {mcpu}; dense ÷ sparse in brackets",
     )  # fmt: skip
     for name in names or NETWORKS:
-        proto = onnx.load(find(name).path)
-        shapes = load(proto, input_shapes=SHAPES.get(name, {})).input_shapes
+        model = load(onnx.load(find(name).path), input_shapes=SHAPES.get(name, {}))
+        proto, shapes = model.proto(), model.input_shapes  # all weights are initializers now, which thinning wants
         dense: list[float] = []
         for part in share:
             with tempfile.TemporaryDirectory() as folder:
