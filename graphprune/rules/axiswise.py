@@ -72,7 +72,6 @@ RULES = {
     "CumSum": _along(lambda call: call.ints("axis", 1), "summed up along"),
     "DFT": _along(_dft_axes, "transformed along"),
     "Det": _along(lambda call: (-2, -1), "makes up the determinant"),
-    "LpNormalization": _along(_attribute, "normalised over"),
     "ReverseSequence": _along(_batch_and_time, "reversed, each sequence by its own length"),
     "TopK": replace(_TOP_K, ties=_top_k_ties, routes=_top_k_routing),
     "Trilu": _along(lambda call: (-2, -1), "a part of the triangle"),
