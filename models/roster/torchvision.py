@@ -55,8 +55,8 @@ TWICE = """
 # Sides that differ from `SIDE`: what windows, patches and poolings of fixed size divide.
 SIDES = {name: 224 for name in KINDS["classification"] if name.startswith(("alexnet", "maxvit", "swin", "vgg"))}
 SIDES |= {"vit_h_14": 126, "ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
-SIDES |= dict.fromkeys(KINDS["video"], 64)
-FRAMES = dict.fromkeys(KINDS["video"], 4) | {"s3d": 16}
+SIDES |= {name: 224 if name.startswith(("mvit", "s3d")) else 64 for name in KINDS["video"]}
+FRAMES = {name: 16 if name.startswith(("mvit", "s3d")) else 4 for name in KINDS["video"]}
 
 
 def _options(name: str, kind: str) -> dict[str, Any]:
@@ -64,8 +64,6 @@ def _options(name: str, kind: str) -> dict[str, Any]:
     side = SIDES.get(name, SIDE)
     if name.startswith("vit"):
         return {"image_size": side}
-    if name.startswith("mvit"):
-        return {"spatial_size": (side, side), "temporal_size": FRAMES[name]}
     if name in ("googlenet", "inception_v3"):
         return {"init_weights": True, "aux_logits": False}
     backbone: dict[str, Any] = {"weights_backbone": None} if kind in ("segmentation", "detection") else {}
