@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from tvm import tirx
 
-from graphprune.compiler.kernels import sparse, winograd
+from graphprune.compiler.kernels import gemv, sparse, winograd
 from graphprune.compiler.kernels.conv import Conv, conv_kernel, pack_weights
 from graphprune.compiler.kernels.matmul import Matmul, matmul_kernel, pack_panels
 from graphprune.compiler.kernels.padding import Window, planes_kernel
@@ -156,10 +156,19 @@ def ways_of_product(op: Matmul, b: np.ndarray | None, target: Target, few: int) 
         packed = sparse.pack(matrix.T[None], shape)
         return Made(sparse.matmul_kernel(op, shape, packed.steps), packed.constants)
 
+    def row(matrix: np.ndarray, height: int) -> Made:
+        packed = gemv.pack_row(matrix, height)
+        return Made(gemv.row_kernel(op, height, packed.steps), packed.constants)
+
     def found() -> Iterator[Way]:
         for shape in op.products(target)[:few]:
             yield Way("dense", str(shape), shape.cost, partial(dense, shape))
-        if b is not None and not b.all():
+        if b is None or b.all():
+            return
+        if heights := gemv.heights(op, target):
+            for cost, height in sorted((gemv.cost(b, height), height) for height in heights)[:few]:
+                yield Way("sparse", f"one row, {height} outputs at a time", cost, partial(row, b, height))
+        else:
             for shape in _mixed(sparse.plans_matmul(op, b, target), few):
                 loops = f"{shape}, {sparse.share(b.T[None], shape):.0%} of the weights"
                 yield Way("sparse", loops, shape.cost, partial(thin, b, shape))

@@ -148,7 +148,8 @@ def test_matrix_product(data: st.DataObject) -> None:
 @FEW
 @given(st.data())
 def test_sparse_matrix_product(data: st.DataObject) -> None:
-    proto = product(data, zeros=0.8)
+    rows = data.draw(st.sampled_from([(), (1,)]))
+    proto = product(data, *rows, zeros=0.8)
     weight = onnx.numpy_helper.to_array(proto.graph.initializer[0])
     check_fenced(proto, pick=Drawn(data.draw, "dense" if weight.all() else "sparse"), parts=parts(data))
 
