@@ -60,10 +60,10 @@ def test_sweep(run, tmp_path):
 
 @pytest.mark.slow
 def test_own_data(run):
-    """Real images are worth ten points here; half of that is asked for."""
+    """Real images are worth two points here; one is asked for."""
     rows = [line.rpartition(" ")[2] for line in run("own_data.py").splitlines()]
     dense, without, with_some = (float(r.rstrip("%")) for r in rows)
-    assert without + 5 < with_some < dense
+    assert without + 1 < with_some < dense
 
 
 def test_every_example_is_tested():

@@ -123,7 +123,7 @@ def infer(
     """
     del proto.graph.value_info[:]
     if input_shapes is None:
-        for info in [*proto.graph.input, *proto.graph.output]:
+        for info in proto.graph.input:
             for dim in info.type.tensor_type.shape.dim:
                 if not _is_fixed(dim) and not symbol(dim):
                     dim.Clear()
@@ -133,9 +133,9 @@ def infer(
                 info.type.tensor_type.shape.CopyFrom(
                     onnx.helper.make_tensor_value_info("", 1, input_shapes[info.name]).type.tensor_type.shape
                 )
-        for info in proto.graph.output:  # what is declared for other sizes must not contradict these
-            for dim in info.type.tensor_type.shape.dim:
-                dim.Clear()
+    for info in proto.graph.output:  # exporters are wrong about these now and then, and runtimes do not mind
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.ClearField("shape")
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=input_shapes is not None, data_prop=True)
     except onnx.shape_inference.InferenceError as error:

@@ -84,6 +84,16 @@ def test_sizes_written_as_minus_one_or_zero_are_open(size: int) -> None:
     assert_law(model)
 
 
+@pytest.mark.parametrize("declared", [[1, 4, 6], [1, 4, 7, 7], []], ids=["rank", "sizes", "no axes"])
+def test_what_an_output_is_declared_as_decides_nothing(declared: list[int]) -> None:
+    """Exporters are wrong about it now and then, and runtimes do not mind."""
+    proto = net(SMALL, **WEIGHTS)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, declared))
+    model = load(proto)
+    assert model.shapes["y"] == model.symbolic_shapes["y"] == (1, 4, 6, 6)
+    assert_law(model)
+
+
 def test_question_marks_name_nothing() -> None:
     """Two sizes called "?" need not be equal."""
     proto = net(SMALL, inputs="float[N,3,H,W] x", **WEIGHTS)

@@ -27,7 +27,7 @@ UNITS = {
     "keras_lstm": (72, 72),
     "keras_mobilenet": (144, 144),
     "keras_resnet": (104, 104),
-    "keras_transformer": (160, 168),
+    "keras_transformer": (192, 192),
     "keras_unet": (96, 96),
     "paddle_gru": (28, 28),
     "paddle_lcnet": (104, 104),
