@@ -19,7 +19,16 @@ IMAGE = {"image": (1, 1, 28, 28)}
 LIBRARY = ["libmodel.a", "manifest.json", "model.h", "model.so", "weights.bin"]
 FILES = {
     "aarch64": LIBRARY,
-    "wasm32": ["manifest.json", "model.d.mts", "model.mjs", "model.relaxed.wasm", "model.wasm", "weights.bin"],
+    "wasm32": [
+        "manifest.json",
+        "model.d.mts",
+        "model.mjs",
+        "model.relaxed.threads.wasm",
+        "model.relaxed.wasm",
+        "model.threads.wasm",
+        "model.wasm",
+        "weights.bin",
+    ],
     "x86-64": LIBRARY,
 }
 

@@ -15,7 +15,7 @@ import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
-from graphprune.compiler.kernels import product
+from graphprune.compiler.kernels import product, tiling
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.padding import Window
 from graphprune.compiler.kernels.product import Product, partial_sums
@@ -47,12 +47,12 @@ class Conv:
     def products(self, target: Target) -> list[Product]:
         """Extents of one group's product with every tile, the cheapest first."""
         depth, spare = self.channels // self.groups * self.taps, self._spare(target)
-        return product.plans(self.filters // self.groups, self.pixels, depth, target, self.taps, spare)
+        return tiling.plans(self.filters // self.groups, self.pixels, depth, target, self.taps, spare)
 
     def sparse(self, weight: np.ndarray, target: Target) -> list[Product]:
         """The same where the zeros of `weight`, [filters, channels/groups, kh, kw], are skipped."""
         kept = weight.reshape(self.groups, self.filters // self.groups, -1) != 0
-        return product.plans_sparse(kept, self.pixels, target, self.taps, spare=self._spare(target))
+        return tiling.plans_sparse(kept, self.pixels, target, self.taps, spare=self._spare(target))
 
     def _spare(self, target: Target) -> int:
         """What copying whole vectors of output rows may write beyond a row of the strip."""

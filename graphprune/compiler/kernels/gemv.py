@@ -15,8 +15,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
 from graphprune.compiler.kernels.matmul import Matmul
-from graphprune.compiler.kernels.product import BLOCKS, reading
 from graphprune.compiler.kernels.sparse import Packed
+from graphprune.compiler.kernels.tiling import BLOCKS, reading
 from graphprune.compiler.kernels.vectors import Share, arguments, ramp, splat
 from graphprune.compiler.targets import Target
 

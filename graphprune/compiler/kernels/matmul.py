@@ -12,7 +12,7 @@ import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
-from graphprune.compiler.kernels import product
+from graphprune.compiler.kernels import product, tiling
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.product import Product, partial_sums
 from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp
@@ -40,7 +40,7 @@ class Matmul:
 
     def products(self, target: Target) -> list[Product]:
         """Extents of one product with every tile, the cheapest first."""
-        return product.plans(self.rows, self.columns, self.depth, target)
+        return tiling.plans(self.rows, self.columns, self.depth, target)
 
 
 def pack_panels(b: np.ndarray, shape: Product) -> np.ndarray:

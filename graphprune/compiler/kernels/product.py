@@ -13,29 +13,16 @@ does not divide it, of one vector less.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 
 from graphprune.compiler.kernels.vectors import Expr, Share, ramp, scratch, splat
-from graphprune.compiler.targets import Target
 
-CACHE = 24 * 1024  # bytes of first-level cache for the strip of b
-BLOCKS = (1, 2, 4, 8)  # heights of the blocks of a sparse a
-_VECTORS = range(1, 9)  # widths of tiles
-_HIGHEST = 8  # rows of a tile: LLVM spills beyond
-_WIDEST = 64  # vectors of a strip
 _THREADS = (2, 4)  # how many are expected to share a product
-_END = 1.5  # issue slots to load and to write one accumulator
-_PART = 4.0  # the same for partial sums, which have left the first-level cache
-_TURN = 30  # issue slots to leave the loop over k, which is not foreseen, and to begin the next
-_LATENCY = 9  # independent accumulators that hide the latency of a multiply-add
-_NEAR = 256 * 1024  # bytes of a that stay in the second-level cache from strip to strip
-_FAR = 0.08  # issue slots that a byte from beyond costs
 
 
 @dataclass(frozen=True)
@@ -116,7 +103,7 @@ class Product:
     @property
     def tiles(self) -> list[tuple[int, int]]:
         """How many tiles of a strip have how many vectors."""
-        return _tiles_of(self.strip, self.tile.vectors)
+        return tiles_of(self.strip, self.tile.vectors)
 
     def part(self, share: Share, rows_only: bool = False) -> Part:
         """What one thread does: some of the strips or, where those are few, some of the blocks of rows.
@@ -153,134 +140,11 @@ def _largest(count: int, threads: int) -> float:
     return -(-count // threads) / count
 
 
-def _tiles_of(strip: int, vectors: int) -> list[tuple[int, int]]:
+def tiles_of(strip: int, vectors: int) -> list[tuple[int, int]]:
     """How many tiles of `vectors` and of one vector less make a strip; none where tiles of less would do."""
     tiles = -(-strip // vectors)
     slim = tiles * vectors - strip
     return [(n, width) for n, width in ((tiles - slim, vectors), (slim, vectors - 1)) if n] if slim < tiles else []
-
-
-def plan(rows: int, columns: int, depth: int, target: Target, multiple: int = 1, spare: int = 0) -> Product:
-    """The product of these extents with the tile that wastes least; `chunk` is a multiple of `multiple`."""
-    return plans(rows, columns, depth, target, multiple, spare)[0]
-
-
-def plans(rows: int, columns: int, depth: int, target: Target, multiple: int = 1, spare: int = 0) -> list[Product]:
-    """The same with every tile, each in its best strips, the cheapest first."""
-    lanes = _lanes(columns, target)
-
-    def steps(tile: Tile, vectors: int) -> float:
-        full, rest = divmod(rows, tile.rows)
-        return depth * (full * _step(tile.rows, vectors) + (_step(rest, vectors) if rest else 0))
-
-    tiles = [
-        Tile(-(-rows // -(-rows // most)), vectors, lanes)
-        for vectors in _VECTORS
-        if (most := min((target.registers - vectors - 1) // vectors, _HIGHEST))
-    ]
-    return _ranked(rows, columns, depth, tiles, steps, lambda tile: 4 * rows * depth, multiple, spare)
-
-
-def plan_sparse(
-    kept: np.ndarray, columns: int, target: Target, multiple: int = 1, moved: float = 0.0, spare: int = 0
-) -> Product:
-    """The product of a sparse a, with the tile that wastes least.
-
-    Args:
-        kept: where a is not zero, bool [groups, rows, depth].
-        columns: columns of b.
-        target: the machine.
-        multiple: what the chunk is a multiple of.
-        moved: issue slots that each column takes besides the steps.
-        spare: values between two rows of the strip.
-    """
-    return plans_sparse(kept, columns, target, multiple, moved, spare)[0]
-
-
-def plans_sparse(
-    kept: np.ndarray, columns: int, target: Target, multiple: int = 1, moved: float = 0.0, spare: int = 0
-) -> list[Product]:
-    """The same with every tile, each in its best strips, the cheapest first."""
-    groups, rows, depth = kept.shape
-    lanes = _lanes(columns, target)
-    heights = [height for height in BLOCKS if height <= rows]
-    entries = {  # (height of the block, its share of the steps)
-        height: [
-            (min(height, rows - at), int(kept[:, at : at + height].any(1).sum()) / groups)
-            for at in range(0, rows, height)
-        ]
-        for height in heights
-    }
-
-    def steps(tile: Tile, vectors: int) -> float:
-        return sum(n * (1 + _step(height, vectors)) for height, n in entries[tile.rows]) + moved * vectors * lanes
-
-    def size(tile: Tile) -> float:
-        return 4 * (tile.rows + 1) * sum(n for _, n in entries[tile.rows])
-
-    tiles = [
-        Tile(height, vectors, lanes)
-        for height in heights
-        for vectors in _VECTORS
-        if height * vectors + vectors + 1 <= target.registers
-    ]
-    return _ranked(rows, columns, depth, tiles, steps, size, multiple, spare)
-
-
-def _lanes(columns: int, target: Target) -> int:
-    """Lanes of a vector: all that the machine has, or as many as a power of two has within the columns."""
-    return min(target.lanes, 1 << (columns.bit_length() - 1))
-
-
-def _ranked(
-    rows: int,
-    columns: int,
-    depth: int,
-    tiles: list[Tile],
-    steps: Callable[[Tile, int], float],
-    size: Callable[[Tile], float],
-    multiple: int,
-    spare: int,
-) -> list[Product]:
-    """Every tile in the strips that are cheapest, by cost.
-
-    `steps` is the cost of all steps through the blocks of one column of tiles of so many vectors, `size` the bytes of a
-    that every strip reads.
-    """
-
-    def planned(tile: Tile) -> Iterator[Product]:
-        vectors = -(-columns // tile.lanes)
-        far = reading(size(tile))
-        cost_of = {width: steps(tile, width) for width in (tile.vectors, tile.vectors - 1) if width}
-        for strip in sorted({-(-vectors // n) for n in range(1, vectors + 1)}):
-            parts = _tiles_of(strip, tile.vectors)
-            if not parts or strip > _WIDEST:
-                continue
-            fits = max(CACHE // (4 * (strip * tile.lanes + spare)), 1)
-            chunks = max(-(-depth // fits), 1)
-            chunk = -(-depth // (chunks * multiple)) * multiple
-            chunks, blocks = -(-depth // chunk), -(-rows // tile.rows)
-            end = _END + _PART * (chunks - 1)
-            cost = 2 * strip * depth + far
-            for n, width in parts:
-                cost += n * (cost_of[width] + blocks * (tile.rows * width * end + chunks * _TURN))
-            yield Product(rows, columns, depth, tile, strip, chunk, spare, cost * -(-vectors // strip))
-
-    def cost(product: Product) -> float:
-        return product.cost
-
-    found = (min(planned(tile), key=cost, default=None) for tile in tiles)
-    return sorted((product for product in found if product), key=cost)
-
-
-def reading(size: float) -> float:
-    """Issue slots to read `size` bytes of a again, where the second-level cache does not keep them."""
-    return _FAR * size if size > _NEAR else 0.0
-
-
-def _step(rows: int, vectors: int) -> float:
-    """Issue slots of one step of k: multiply-adds, never fewer than their latency, and the loads that feed them."""
-    return max(rows * vectors, rows + vectors, _LATENCY) + 0.25 * (rows + vectors)
 
 
 def partial_sums(product: Product) -> Expr:

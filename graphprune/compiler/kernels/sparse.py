@@ -14,7 +14,7 @@ import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
-from graphprune.compiler.kernels import product
+from graphprune.compiler.kernels import product, tiling
 from graphprune.compiler.kernels.matmul import Matmul
 from graphprune.compiler.kernels.product import Product, partial_sums
 from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp, scratch, splat, transposed
@@ -78,7 +78,7 @@ def pack(a: np.ndarray, shape: Product) -> Packed:
 def plans_matmul(matmul: Matmul, b: np.ndarray, target: Target) -> list[Product]:
     """Extents of a product that skips the zeros of `b` [depth, columns] with every tile, the cheapest first."""
     moved = (matmul.depth + matmul.columns) / 2  # strips of the dense factor and of the result are turned in vectors
-    return product.plans_sparse((b.T != 0)[None], matmul.rows, target, moved=moved)
+    return tiling.plans_sparse((b.T != 0)[None], matmul.rows, target, moved=moved)
 
 
 def matmul_kernel(matmul: Matmul, shape: Product, steps: int) -> tirx.PrimFunc:

@@ -18,7 +18,7 @@ import tvm.tirx.script.builder as T  # noqa: N812
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
-from graphprune.compiler.kernels import product
+from graphprune.compiler.kernels import product, tiling
 from graphprune.compiler.kernels.conv import Conv, pack_weights
 from graphprune.compiler.kernels.padding import Window, emit_padded
 from graphprune.compiler.kernels.product import Product
@@ -129,13 +129,13 @@ def _ways(conv: Conv, m: int, target: Target) -> list[Winograd]:
     ways = []
     for rows in range(1, height + 1):
         blocks = -(-height // rows)
-        shape = product.plan(conv.filters, rows * width, conv.channels, target)
+        shape = tiling.plan(conv.filters, rows * width, conv.channels, target)
         shape = replace(shape, chunk=conv.channels)
         vectors = blocks * rows * -(-width // lanes)
         between = 4 * places * (conv.channels + conv.filters) * (rows * width + lanes)
         size = 4 * places * conv.channels * conv.filters
         cost = blocks * (places * shape.cost + 2 * _MOVES[between < _NEAR] * between)
-        cost += blocks * product.reading(size)
+        cost += blocks * tiling.reading(size)
         cost += vectors * places * 5 * (conv.channels + conv.filters)
         ways.append(Winograd(conv, m, rows, shape, lanes, cost))
     return ways

@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from graphprune.compiler.kernels.matmul import pack_panels
-from graphprune.compiler.kernels.product import Product, Tile, plan
+from graphprune.compiler.kernels.product import Product, Tile
+from graphprune.compiler.kernels.tiling import plan
 from graphprune.compiler.targets import Target
 from tests.compiler.oracle import check, kinds, model
 

@@ -15,9 +15,10 @@ from onnx import numpy_helper
 
 from graphprune import runtime
 from graphprune.compiler import targets
-from graphprune.compiler.kernels import product
-from graphprune.compiler.kernels.product import Product, Tile, plan, plan_sparse
+from graphprune.compiler.kernels import tiling
+from graphprune.compiler.kernels.product import Product, Tile
 from graphprune.compiler.kernels.sparse import pack
+from graphprune.compiler.kernels.tiling import plan, plan_sparse
 from tests.compiler.kernels.test_conv import CASES, conv
 from tests.compiler.oracle import check, check_elsewhere, feeds, kernels, model, need_target
 
@@ -41,9 +42,9 @@ def thinned(proto: onnx.ModelProto, share: float, block: int, seed: int = 0) -> 
 @pytest.fixture
 def sparse_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small a layer is, its sparse kernel is taken."""
-    dense = product.plans
+    dense = tiling.plans
     monkeypatch.setattr(
-        product, "plans", lambda *args, **options: [replace(p, cost=math.inf) for p in dense(*args, **options)]
+        tiling, "plans", lambda *args, **options: [replace(p, cost=math.inf) for p in dense(*args, **options)]
     )
 
 
