@@ -58,7 +58,8 @@ def apply(model: keras.Model, plan: Plan | str | os.PathLike[str], *, original: 
         for axis, positions in kept.get(part.name, {}).items():
             left.setdefault(id(part.variable), {}).update(part.kept(axis, positions))
     small = _rebuilt(model, left)
-    values = [transfer.sliced(np.asarray(ops.convert_to_numpy(v)), left.get(id(v), {})) for v in model.weights]
+    pairs = zip(model.weights, model.get_weights(), strict=True)
+    values = [transfer.sliced(value, left.get(id(variable), {})) for variable, value in pairs]
     for old, new, value in zip(model.weights, small.weights, values, strict=True):
         if tuple(new.shape) != value.shape:
             raise UsageError(
@@ -111,8 +112,8 @@ class _Part:
 
 def _leaves(layer: Any) -> Iterator[Any]:
     """The layers that hold weights themselves, in the order of the model's weights."""
-    inner = layer._flatten_layers(include_self=False, recursive=False)
-    if isinstance(layer, _SEPARABLE) or not (inner := list(inner)):
+    inner = list(layer._flatten_layers(include_self=False, recursive=False))
+    if not inner:
         yield layer
     for child in inner:
         yield from _leaves(child)
