@@ -43,6 +43,7 @@ from graphprune.report.kernels import kernel_reports
 from graphprune.rounds import met
 from graphprune.sensitivity import sensitive
 from graphprune.state import State
+from graphprune.typed import patterns
 
 if TYPE_CHECKING:
     from graphprune.compiler import Artefact
@@ -339,7 +340,8 @@ def _real(options: Any, name: str, model: Model) -> dict[str, Any]:
 
 
 def _start(model: Model, options: InspectOptions) -> State:
-    return State(model, include=options["include"], exclude=options["exclude"], inexact=options["inexact"])
+    include, exclude = patterns(options["include"], "include"), patterns(options["exclude"], "exclude")
+    return State(model, include=include, exclude=exclude, inexact=options["inexact"])
 
 
 def _prepared(state: State) -> State:

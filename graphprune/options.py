@@ -8,7 +8,7 @@ the flags and the keys of a config file from the same table. **Add an option** h
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypedDict, TypeVar, get_args
@@ -95,8 +95,8 @@ class ModelOptions(TypedDict, total=False):
 class InspectOptions(ModelOptions, total=False):
     """Which groups may be pruned."""
 
-    include: Annotated[str, Option("", "Prune only groups with an axis that matches.", "REGEX")]
-    exclude: Annotated[str, Option("", "Leave groups alone that have an axis that matches.", "REGEX")]
+    include: Annotated[str | Sequence[str], Option("", "Prune only groups with an axis that matches.", "REGEX")]
+    exclude: Annotated[str | Sequence[str], Option("", "Leave groups alone that have an axis that matches.", "REGEX")]
     inexact: Annotated[
         bool, Option(False, "Also cut what cannot be proved, such as normalised axes; it is measured.", kind=bool)
     ]

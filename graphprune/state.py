@@ -27,8 +27,8 @@ class State:
         scores: importance of each unit, by group name; float64 [units], small is expendable.
         drop: units chosen for removal, by group name; consumed by ``cut``.
         layers: residual branches chosen for removal, by the tensors they are added into; consumed by ``remove_layers``.
-        include: regular expression; only groups with a matching axis or tensor name are pruned.
-        exclude: regular expression; groups with a matching axis or tensor name are left alone.
+        include: regular expressions; if any, only groups with an axis or tensor name that matches one are pruned.
+        exclude: regular expressions; groups with an axis or tensor name that matches one are left alone.
         inexact: whether groups that can be cut but not proved may be pruned too.
         data: anything a pass leaves for later ones, by a name of its choice; ``notes``, texts, go into the report.
     """
@@ -37,8 +37,8 @@ class State:
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     drop: Drop = field(default_factory=dict)
     layers: tuple[str, ...] = ()
-    include: str = ""
-    exclude: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     inexact: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,8 +71,11 @@ class State:
 
     def selects_names(self, names: Sequence[str]) -> bool:
         """Whether ``include`` and ``exclude`` let something with these names be pruned."""
-        included = not self.include or any(re.search(self.include, n) for n in names)
-        return included and not (self.exclude and any(re.search(self.exclude, n) for n in names))
+
+        def matches(patterns: tuple[str, ...]) -> bool:
+            return any(re.search(pattern, name) for pattern in patterns for name in names)
+
+        return (not self.include or matches(self.include)) and not matches(self.exclude)
 
 
 class Pass(Protocol):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from graphprune.errors import UsageError
 
 TUNING = ("off", "quick")  # ways to choose kernels
@@ -112,6 +115,30 @@ def numbers(text: str) -> tuple[float, ...]:
         raise UsageError(
             f"'{text}' is no list of numbers", "write one, or one per channel: 0.485,0.456,0.406"
         ) from error
+
+
+def patterns(given: str | Iterable[str] | None, option: str) -> tuple[str, ...]:
+    """One regular expression, or several of which one has to match; none for no text.
+
+    Args:
+        given: as the library was given it.
+        option: which option, for the message.
+    """
+    texts: list[object] = [*given] if isinstance(given, Iterable) and not isinstance(given, str) else [given or ""]
+    found = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise UsageError(
+                f"{option} is {text!r}, which is no text", "give one regular expression, or a list of them"
+            )
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise UsageError(
+                f"{option}: '{text}' is no regular expression: {error}", r"write \( for a bracket"
+            ) from error
+        found += [text] if text else []
+    return tuple(found)
 
 
 def tuning(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 import graphprune
 from graphprune import api
-from graphprune.errors import CompileError, NothingToPruneError, TargetNotReachedError
+from graphprune.errors import CompileError, NothingToPruneError, TargetNotReachedError, UsageError
 from tests.law import net
 
 RESNET = Path(__file__).parents[1] / "models" / "fashion_resnet20.onnx"
@@ -54,6 +54,16 @@ def test_include_and_exclude():
     assert all(g.kept == g.units for g in only.report.groups if g.name != "2.first.0.weight[0]")
     rest = graphprune.prune(RESNET, ratio=0.5, preset="magnitude", exclude=r"^2\.first\.0\.weight\[0\]")
     assert next(g for g in rest.report.groups if g.name == "2.first.0.weight[0]").kept == 16
+    more = graphprune.prune(
+        RESNET, ratio=0.5, preset="magnitude", exclude=[r"^2\.first\.0\.weight\[0\]", r"(?i)^3\.FIRST\.0\.WEIGHT\[0\]"]
+    )
+    assert [g.name for g in more.report.groups if g.kept == g.units] == ["2.first.0.weight[0]", "3.first.0.weight[0]"]
+
+
+@pytest.mark.parametrize("exclude", ["(", ["a", "("], ["a", 3], 3, [["a"]]])
+def test_what_is_no_regular_expression_is_said(exclude):
+    with pytest.raises(UsageError, match="exclude"):
+        graphprune.prune(RESNET, ratio=0.5, preset="magnitude", exclude=exclude)
 
 
 def test_symbolic_dimensions_and_metadata_are_kept(tmp_path):
