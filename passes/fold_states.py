@@ -24,16 +24,18 @@ class FoldStates:
 
     def __call__(self, state: State) -> State:
         """A state whose recurrent layers are given no zeros, or the same state."""
+        zeros = [
+            (k, index)
+            for k, node in enumerate(state.model.graph.nodes)
+            for index in (_STATES.get(node.op, ()) if is_standard(node) else ())
+            if index < len(node.inputs) and node.inputs[index].name and _is_zero(node.inputs[index])
+        ]
+        if not zeros:
+            return state
         model = state.model.copy()
-        changed = False
-        for node in model.graph.nodes:
-            if not is_standard(node):
-                continue
-            for index in _STATES.get(node.op, ()):
-                if index < len(node.inputs) and node.inputs[index].name and _is_zero(node.inputs[index]):
-                    node.inputs[index] = gs.Variable.empty()
-                    changed = True
-        return replace(state, model=model.with_nodes(model.graph.nodes)) if changed else state
+        for k, index in zeros:
+            model.graph.nodes[k].inputs[index] = gs.Variable.empty()
+        return replace(state, model=model.with_nodes(model.graph.nodes))
 
 
 def _is_zero(tensor: gs.Tensor) -> bool:

@@ -141,7 +141,6 @@ class Model:
                 symbols.setdefault(open_size, []).append((name, axis))
         sums = {name: parts for name in symbols if set(parts := sum_of(name)) & symbols.keys()}
         found: set[tuple[str, int]] = set()
-        meter = Meter(self.lean)
         for open_size, places in symbols.items():
             if open_size in sums:
                 continue
@@ -153,7 +152,7 @@ class Model:
                 for name, shape in self.input_shapes.items()
             }
             try:
-                other = self._shapes_at(doubled, meter)
+                other = self._shapes_at(doubled)
             except InvalidModelError:
                 continue
             found |= {
@@ -162,9 +161,14 @@ class Model:
                 for axis, size in enumerate(shape)
                 if len(other.get(name, ())) == len(shape) and other[name][axis] != size
             }
+        self._meter.close()
         return found
 
-    def _shapes_at(self, input_shapes: Mapping[str, tuple[int, ...]], meter: Meter | None = None) -> dict[str, Shape]:
+    @cached_property
+    def _meter(self) -> Meter:
+        return Meter(self.lean)
+
+    def _shapes_at(self, input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Shape]:
         """Shapes by inference, and by execution where shape arithmetic is beyond it."""
         inferred = self._infer(input_shapes)[0]
         shapes: dict[str, Shape] = {
@@ -173,7 +177,7 @@ class Model:
         made = (t for n in self.graph.nodes for t in n.outputs if t.name and self.reads(t))
         unknown = [t.name for t in made if None in shapes.get(t.name, (None,))]
         if unknown and not self.streamed:
-            shapes |= (meter or Meter(self.lean))(unknown, input_shapes)
+            shapes |= self._meter(unknown, input_shapes)
         return shapes | self._inside(shapes)[0]
 
     def _inside(self, shapes: Mapping[str, Shape]) -> tuple[dict[str, Shape], dict[str, int]]:

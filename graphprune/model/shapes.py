@@ -162,16 +162,15 @@ def infer_node(
     """The shapes of what one node makes of tensors of given shapes, by onnx's inference; of none where it fails."""
     types, values = {}, {}
     for tensor in node.inputs:
-        kind = kinds.get(tensor.name, 0)
-        if isinstance(tensor, gs.Constant) and int(np.prod(tensor.shape)) <= SHAPE_VALUES:
-            values[tensor.name] = onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
-            kind = values[tensor.name].data_type
-        elif isinstance(tensor, gs.Constant):
-            kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-        if tensor.name and (not kind or tensor.name not in shapes):
+        kind, shape = kinds.get(tensor.name, 0), shapes.get(tensor.name)
+        if isinstance(tensor, gs.Constant):
+            kind, shape = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)), tuple(map(int, tensor.shape))
+            if prod(shape) <= SHAPE_VALUES:
+                values[tensor.name] = onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
+        if tensor.name and (not kind or shape is None):
             return {}
         if tensor.name:
-            types[tensor.name] = onnx.helper.make_tensor_type_proto(kind, shapes[tensor.name])
+            types[tensor.name] = onnx.helper.make_tensor_type_proto(kind, shape)
     try:
         schema = onnx.defs.get_schema(node.op, opset, "")
         imports = [onnx.helper.make_opsetid("", opset)]
@@ -223,6 +222,10 @@ class Meter:
             for name, value in zip(names, found, strict=True)
             if isinstance(value, np.ndarray)
         }
+
+    def close(self) -> None:
+        """Let go of what was opened; it is opened again where more is asked."""
+        self._session = None
 
     def _open(self, names: list[str]) -> None:
         proto, values = self._model()

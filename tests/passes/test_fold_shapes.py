@@ -9,6 +9,7 @@ from onnx import ModelProto
 from graphprune.cut import cut, gone
 from graphprune.groups import analyse
 from graphprune.model import Model, load
+from graphprune.model.shapes import infer
 from graphprune.pipeline import parse, run
 from graphprune.proof import Runner
 from graphprune.state import State
@@ -278,3 +279,35 @@ def test_what_is_known_of_a_shape_is_known_although_a_part_of_it_is_open(body: s
     (view,) = (n for n in after.graph.nodes if n.op == "Reshape")
     np.testing.assert_array_equal(np.abs(view.inputs[1].values), [np.abs(view.inputs[1].values[0]), 24])
     same(before, after, (1, 3, 8, 8), (5, 3, 8, 8))
+
+
+def test_what_one_block_says_is_known_to_the_next_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of a padded image, cut back to its size: how often shapes are inferred is no matter of depth."""
+    block = """
+        s{k} = Shape(t{k})
+        n{k} = Slice(s{k}, axis0, one)
+        h{k} = Slice(s{k}, one, two)
+        m{k} = Mod(h{k}, seven)
+        o{k} = Sub(seven, m{k})
+        p{k} = Mod(o{k}, seven)
+        pads{k} = Concat<axis=0>(none, none, none, none, p{k}, none)
+        padded{k} = Pad(t{k}, pads{k})
+        q{k} = Shape(padded{k})
+        r{k} = Slice(q{k}, one, two)
+        w{k} = Div(r{k}, seven)
+        z{k} = Concat<axis=0>(n{k}, w{k}, seven, six)
+        split{k} = Reshape(padded{k}, z{k})
+        u{k} = Relu(split{k})
+        b{k} = Concat<axis=0>(n{k}, r{k}, six)
+        back{k} = Reshape(u{k}, b{k})
+        t{l} = Slice(back{k}, axis0, h{k}, one)
+    """
+    numbers = {"axis0": 0, "one": 1, "two": 2, "seven": 7, "six": 6, "none": 0}
+    text = "t0 = MatMul(x, a)\n" + "".join(block.format(k=k, l=k + 1) for k in range(6)) + "y = MatMul(t6, b)"
+    proto = net(text, inputs="float[N,16,3] x", a=(3, 6), b=(6, 4), **{k: ints(v) for k, v in numbers.items()})
+    inferred = []
+    monkeypatch.setattr("graphprune.model.infer", lambda *given: inferred.append(given) or infer(*given))
+    before, after = load(proto), folded(proto)
+    assert len(inferred) <= 3
+    assert {n.op for n in after.graph.nodes} == {"MatMul", "Pad", "Reshape", "Relu", "Slice"}
+    same(before, after, (1, 16, 3), (3, 16, 3))
