@@ -1,4 +1,4 @@
-"""Leave out initial states of recurrent layers that are zero, which is what they are without being given."""
+"""Leave out states that say nothing: initial ones that are zero, and those that a loop never changes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphprune.model.bodies import handed_on, release
 from graphprune.model.surgeon import is_standard, opaque
 from graphprune.state import State
 
@@ -20,19 +21,26 @@ _KEEPS_ZERO = frozenset(
 
 @dataclass(frozen=True)
 class FoldStates:
-    """Exporters make zeros of the size of the batch and of the layer, and that arithmetic would pin both."""
+    """Exporters make zeros of the size of the batch and of the layer, and that arithmetic would pin both.
+
+    They also hand the weights of a layer from one run of its loop to the next, where weights are not looked for.
+    """
 
     def __call__(self, state: State) -> State:
-        """A state whose recurrent layers are given no zeros, or the same state."""
+        """A state whose recurrent layers are given no zeros, and its loops no constants, or the same state."""
+        nodes, outputs = state.model.graph.nodes, state.model.outputs
         zeros = [
             (k, index)
-            for k, node in enumerate(state.model.graph.nodes)
+            for k, node in enumerate(nodes)
             for index in (_STATES.get(node.op, ()) if is_standard(node) else ())
             if index < len(node.inputs) and node.inputs[index].name and _is_zero(node.inputs[index])
         ]
-        if not zeros:
+        loops = {k: states for k, node in enumerate(nodes) if (states := handed_on(node, outputs))}
+        if not zeros and not loops:
             return state
         model = state.model.copy()
+        for k, states in loops.items():
+            release(model.graph.nodes[k], states)
         for k, index in zeros:
             model.graph.nodes[k].inputs[index] = gs.Variable.empty()
         return replace(state, model=model.with_nodes(model.graph.nodes))

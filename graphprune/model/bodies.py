@@ -22,8 +22,10 @@ from graphprune.model.surgeon import (
     export_tensor,
     hollow_tensor,
     import_graph,
+    opaque,
     own_inputs,
     reads,
+    redirect,
     with_bodies,
 )
 
@@ -202,6 +204,47 @@ def _open(info: ValueInfoProto) -> ValueInfoProto:
     for dim in copy.type.tensor_type.shape.dim if copy.type.HasField("tensor_type") else ():
         dim.Clear()
     return copy
+
+
+def handed_on(node: gs.Node, wanted: Collection[str] = ()) -> list[int]:
+    """Which states a Loop hands on from run to run and never changes, but for those whose outcome is wanted.
+
+    Exporters pass the weights of a layer through its loop. Those of a Scan stay: onnxruntime itself computes something
+    else where a Scan hands on what it was given (seen in 1.31), so that nothing could be proved.
+    """
+    if node.op != "Loop" or not bodies(node):
+        return []
+    (body,) = bodies(node)
+    handed = [info.name for info in body.output]
+    return [
+        k
+        for k, outcome in enumerate(node.outputs[: len(own_inputs(node)) - 2])
+        if (name := body.input[k + 2].name) == handed[k + 1]
+        and handed.count(name) == 1
+        and outcome.name not in wanted
+        and not any(map(opaque, outcome.outputs))
+    ]
+
+
+def release(node: gs.Node, states: Sequence[int]) -> None:
+    """Let the body of a Loop read states of ``handed_on`` from around it, where they are like all else."""
+    (body,) = bodies(node)
+    copy = GraphProto()
+    copy.CopyFrom(body)
+    around = {body.input[k + 2].name: node.inputs[k + 2] for k in states}
+    for k in states:
+        redirect(node.outputs[k], node.inputs[k + 2])
+    for k in sorted(states, reverse=True):
+        del copy.input[k + 2], copy.output[k + 1], node.inputs[k + 2], node.outputs[k]
+    _read_instead(copy, {name: tensor.name for name, tensor in around.items()})
+    with_bodies(node, [copy], list(around.values()))
+
+
+def _read_instead(body: GraphProto, names: Mapping[str, str]) -> None:
+    for node in body.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for inner in _of(node):
+            _read_instead(inner, names)
 
 
 # ------------------------------------------------------------------------------------------------------------- shapes

@@ -7,7 +7,7 @@ What a body captures from around it becomes an explicit extra input of that node
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +53,15 @@ def bodies(node: gs.Node) -> tuple[GraphProto, ...]:
     return tuple(a.g for a in node.attrs[_ASIDE].attributes if a.HasField("g"))
 
 
-def with_bodies(node: gs.Node, new: Sequence[GraphProto]) -> None:
-    """Give a node other bodies, in the order of ``bodies``, that capture the same values."""
+def with_bodies(node: gs.Node, new: Sequence[GraphProto], captured: Sequence[gs.Tensor] = ()) -> None:
+    """Give a node other bodies, in the order of ``bodies``, that capture the same values, and ``captured`` besides."""
     left = iter(new)
     aside = node.attrs[_ASIDE]
     attributes = (onnx.helper.make_attribute(a.name, next(left)) if a.HasField("g") else a for a in aside.attributes)
-    node.attrs[_ASIDE] = replace(aside, attributes=tuple(attributes))
+    known = {tensor.name for tensor in node.inputs[len(node.inputs) - aside.captured :]}
+    more = {tensor.name: tensor for tensor in captured if tensor.name not in known}
+    node.inputs.extend(more.values())
+    node.attrs[_ASIDE] = _Aside(tuple(attributes), aside.captured + len(more))
 
 
 def own_inputs(node: gs.Node) -> list[gs.Tensor]:

@@ -177,7 +177,7 @@ def made_axes(model: Model) -> dict[Dim, bool]:
     """The weight axes along which nodes make channels of their own, and whether those go straight to an output."""
     found: dict[Dim, bool] = {}
     straight = {tensor.name for tensor in model.graph.outputs}
-    for node in reversed(model.graph.nodes):
+    for node in reversed(model.nodes):
         last = any(tensor.name in straight for tensor in node.outputs)
         made = list(_made_by(model, node))
         found |= {dim: found.get(dim, True) and last for dim in made}
