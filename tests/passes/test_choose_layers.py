@@ -63,7 +63,7 @@ def test_kinds_and_blocks() -> None:
     assert set(ChooseLayers(count=2, of="feed-forward")(state).layers) == {"h1", "h2"}
     for by in ("output", "influence"):
         assert ChooseLayers(count=1, of="block", by=by)(state).layers in (("m0", "h1"), ("m1", "h2"))
-    assert ChooseLayers(count=1, of="attention")(replace(state, exclude="m0")).layers == ("m1",)
+    assert ChooseLayers(count=1, of="attention")(replace(state, exclude=("m0",))).layers == ("m1",)
 
 
 def test_real_inputs_are_used_where_they_are_asked_for() -> None:
