@@ -18,6 +18,7 @@ from tvm.s_tir import dlight
 
 from graphprune.compiler import narrow
 from graphprune.compiler.program import Call, Program
+from graphprune.compiler.schedule import OURS
 from graphprune.compiler.targets import Target
 from graphprune.errors import CompileError
 
@@ -161,13 +162,22 @@ def _passes() -> list[Any]:
         general.CommonSubexprElim(),
         general.VerifyMemory(),
         general.AnnotateEntryFunc(),
-        scheduled.ThreadSync("shared"),
-        scheduled.ThreadSync("shared.dyn"),
-        scheduled.ThreadSync("warp"),
+        _synchronize,
         scheduled.LowerThreadAllreduce(),
         scheduled.MergeSharedMemoryAllocations(),
         general.SplitHostDevice(),
     ]
+
+
+@tvm.transform.module_pass(opt_level=0)
+def _synchronize(module: tvm.IRModule, context: Any) -> tvm.IRModule:
+    """Barriers wherever shared memory is written and read; kernels of ours have theirs, and TVM's proof needs more."""
+    ours = {v: f for v, f in module.functions.items() if OURS in f.attrs}
+    for scope in ("shared", "shared.dyn", "warp"):
+        module = s_tir.transform.ThreadSync(scope)(module)
+    for variable, function in ours.items():
+        module[variable] = function
+    return module
 
 
 def _launches(host: tirx.PrimFunc) -> list[tuple[str, list[int], tuple[int, int, int], tuple[int, int, int]]]:

@@ -18,6 +18,7 @@ from tvm import relax, tirx
 from graphprune.compiler.chains import Chain, Graph, constant, float32, operator, shape_of, single
 from graphprune.compiler.kernels.conv import Conv
 from graphprune.compiler.kernels.epilogue import Epilogue
+from graphprune.compiler.kernels.gpu import depthwise_kernel
 from graphprune.compiler.kernels.matmul import Matmul
 from graphprune.compiler.kernels.norm import norm_kernel
 from graphprune.compiler.kernels.padding import Window
@@ -52,12 +53,13 @@ def select_kernels(module: tvm.IRModule, target: Target, pick: Pick) -> tuple[tv
     """
     main = module["main"]
     graph = Graph(main)
+    rules = _ON_DEVICE if target.device else _RULES
     chosen: dict[Any, _Kernel] = {}
     covers: dict[str, list[str]] = {}
     for variable, call in graph.producer.items():
         if variable in graph.taken or not operator(call):
             continue
-        rule = _RULES.get(call.op.name)
+        rule = rules.get(call.op.name)
         if rule is None or not float32(call):
             continue
         found = rule(graph, variable, call, target, pick)
@@ -122,7 +124,8 @@ def _conv2d(graph: Graph, variable: Any, call: Any, target: Target, pick: Pick) 
     if groups == channels and weight.shape[1] == 1:
         op = Windowed("depthwise", batch, channels, filters // channels, window, chain.epilogue)
         arguments = [image, relax.const(weight.reshape(filters, -1)), relax.const(chain.bias), *residual]
-        return chain, _Kernel("depthwise", window_kernel(op, target), arguments, f"{window}")
+        function = depthwise_kernel(op) if target.device else window_kernel(op, target)
+        return chain, _Kernel("depthwise", function, arguments, f"{window}")
     if groups == 1 and out[2:] == (1, 1) and window.kernel == window.image and not any(window.pad):
         matrix = weight.reshape(filters, -1).T
         product = Matmul(1, batch, filters, matrix.shape[0], shape_of(image), None, out, chain.epilogue)
@@ -245,3 +248,5 @@ _RULES: dict[str, Callable[[Graph, Any, Any, Target, Pick], _Found]] = {
     "relax.nn.layer_norm": _layer_norm,
     "relax.concat": _concat,
 }
+# What TVM's schedules of graphics processors do less well.
+_ON_DEVICE = {name: _RULES[name] for name in ("relax.nn.conv2d", "relax.matmul")}

@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from tvm import tirx
 
-from graphprune.compiler.kernels import gemv, sparse, winograd
+from graphprune.compiler.kernels import block, gemv, gpu, sparse, winograd
+from graphprune.compiler.kernels.block import Shared
 from graphprune.compiler.kernels.conv import Conv, conv_kernel, pack_weights
 from graphprune.compiler.kernels.matmul import Matmul, matmul_kernel, pack_panels
 from graphprune.compiler.kernels.padding import Window, planes_kernel
@@ -116,6 +117,17 @@ class Dense:
 
 def ways_of_conv(conv: Conv, weight: np.ndarray, target: Target, few: int) -> Ways:
     """Ways to convolve with `weight`, float32 [filters, channels/groups, kh, kw]; `few` of each kind."""
+    if target.device:
+        shapes = block.plans(
+            conv.batch * conv.groups,
+            conv.filters // conv.groups,
+            conv.pixels,
+            lambda tile: gpu.order(conv, tile.depth).whole,
+            not gpu.plain(conv),
+        )
+        return _on_device(
+            str(conv), shapes, few, lambda s: Made(gpu.conv_kernel(conv, s), [gpu.pack_weights(weight, conv.groups, s)])
+        )
 
     rows = weight.reshape(conv.groups, conv.filters // conv.groups, -1)
 
@@ -148,6 +160,10 @@ def ways_of_conv(conv: Conv, weight: np.ndarray, target: Target, few: int) -> Wa
 
 def ways_of_product(op: Matmul, b: np.ndarray | None, target: Target, few: int) -> Ways:
     """Ways to multiply with `b`, float32 [depth, columns], or with a matrix that flows in; `few` of each kind."""
+    if target.device:
+        shapes = block.plans(op.batch, op.rows, op.columns, lambda tile: op.depth)
+        constants = [] if b is None else [np.ascontiguousarray(b, np.float32)]
+        return _on_device(str(op), shapes, few, lambda shape: Made(gpu.matmul_kernel(op, shape), constants))
 
     def dense(shape: Product) -> Made:
         return Made(matmul_kernel(op, shape), [] if b is None else [pack_panels(b, shape)])
@@ -174,6 +190,10 @@ def ways_of_product(op: Matmul, b: np.ndarray | None, target: Target, few: int) 
                 yield Way("sparse", loops, shape.cost, partial(thin, b, shape))
 
     return Ways(f"{op}, {'' if b is None else _pattern(b)}", list(found()))
+
+
+def _on_device(layer: str, shapes: Sequence[Shared], few: int, make: Callable[[Shared], Made]) -> Ways:
+    return Ways(layer, [Way("dense", str(shape), shape.cost, partial(make, shape)) for shape in shapes[:few]])
 
 
 def _mixed(plans: Sequence[Product], few: int) -> list[Product]:

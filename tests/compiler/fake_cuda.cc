@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <ucontext.h>
+#include <vector>
 
 struct Index { unsigned x, y, z; };
 struct alignas(8) float2 { float x, y; };
@@ -110,7 +112,6 @@ int cuDevicePrimaryCtxRetain(void** context, int) { return *context = &scheduler
 int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 int cuCtxPushCurrent_v2(void*) { return 0; }
 int cuCtxPopCurrent_v2(void** context) { return *context = &scheduler, 0; }
-int cuCtxSynchronize() { return fails("cuCtxSynchronize") ? 700 : 0; }
 int cuModuleLoadData(void** module, const void* image) {
   if (getenv("FAKE_CUDA_SHOWS")) fprintf(stderr, "image %.9s\n", (const char*)image);
   return *module = (void*)image, 0;
@@ -127,15 +128,50 @@ int cuMemAlloc_v2(Word* address, size_t bytes) {
 int cuMemFree_v2(Word address) { return free((void*)address), 0; }
 int cuMemcpyHtoD_v2(Word to, const void* from, size_t bytes) { return memcpy((void*)to, from, bytes), 0; }
 int cuMemcpyDtoH_v2(void* to, Word from, size_t bytes) { return memcpy(to, (void*)from, bytes), 0; }
-int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,
-                   void*, void** arguments, void**) {
-  if (fails("cuLaunchKernel")) return 1;
+static int start(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                 void** arguments) {
   if (!stacks) stacks = (char*)malloc((size_t)MOST * STACK);
   kernel = (Kernel)function, given = arguments, blockDim = {bx, by, bz};
   for (n_given = 0; arguments[n_given]; ++n_given) continue; // cuda.c.in ends them with a null
   for (blockIdx.z = 0; blockIdx.z < gz; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < gy; ++blockIdx.y)
       for (blockIdx.x = 0; blockIdx.x < gx; ++blockIdx.x) run_block();
+  return 0;
+}
+
+// A stream that records takes the launches, with copies of their arguments, and events, of no size; a plan makes them.
+struct Launch { void* function; unsigned size[6]; std::vector<Word> values; };
+typedef std::vector<Launch> Launches;
+static Launches* recording;
+int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,
+                   void*, void** arguments, void**) {
+  if (fails("cuLaunchKernel")) return 1;
+  if (!recording) return start(function, gx, gy, gz, bx, by, bz, arguments);
+  recording->push_back({function, {gx, gy, gz, bx, by, bz}, {}});
+  for (; *arguments; ++arguments) recording->back().values.push_back(*(Word*)*arguments);
+  return 0;
+}
+int cuEventCreate(double** event, unsigned) { return *event = new double, 0; }
+int cuEventDestroy_v2(double* event) { return delete event, 0; }
+int cuEventRecordWithFlags(double* event, void*, unsigned) { return recording->push_back({event, {0}, {}}), 0; }
+int cuEventElapsedTime(float* milliseconds, double* from, double* to) { return *milliseconds = *to - *from, 0; }
+int cuStreamCreate(void** stream, unsigned) { return *stream = &scheduler, 0; }
+int cuStreamDestroy_v2(void*) { return 0; }
+int cuStreamSynchronize(void*) { return fails("cuStreamSynchronize") ? 700 : 0; }
+int cuStreamBeginCapture_v2(void*, int) { return recording = new Launches, 0; }
+int cuStreamEndCapture(void*, Launches** graph) { return *graph = recording, recording = 0, 0; }
+int cuGraphInstantiateWithFlags(Launches** plan, Launches* graph, Word) { return *plan = new Launches(*graph), 0; }
+int cuGraphDestroy(Launches* graph) { return delete graph, 0; }
+int cuGraphExecDestroy(Launches* plan) { return delete plan, 0; }
+int cuGraphLaunch(Launches* plan, void*) {
+  for (Launch& one : *plan) {
+    std::vector<void*> pointers;
+    for (Word& value : one.values) pointers.push_back(&value);
+    pointers.push_back(0);
+    unsigned* n = one.size;
+    if (!n[0]) *(double*)one.function = 1e3 * clock() / CLOCKS_PER_SEC;
+    else start(one.function, n[0], n[1], n[2], n[3], n[4], n[5], pointers.data());
+  }
   return 0;
 }
 }

@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import struct
-import subprocess
-from importlib import resources
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,10 @@ import pytest
 from graphprune import execute, runtime
 from graphprune.compiler import build, compile_model, nvrtc, targets
 from graphprune.errors import CompileError, InvalidModelError
+from tests.compiler.fake_cuda import Fake, run
 from tests.compiler.oracle import assert_same, check, feeds, model, need, reference
 from tests.compiler.test_compile import residual_net
 
-FAKE = Path(__file__).with_name("fake_cuda.cc")
 NETS = {
     "product": model(
         "g (float[5,7] x) => (float[5,4] y) { m = MatMul (x, w) a = Add (m, b) y = Relu (a) }", w=(7, 4), b=(4,)
@@ -56,61 +55,16 @@ NETS = {
 SHAPES = {"residual": {"x": (1, 3, 32, 32)}}
 
 
-class Fake:
-    """A compiled folder beside a driver that runs its kernels here."""
-
-    def __init__(self, name: str, folder: Path, embed: bool = False) -> None:
-        need("g++", targets.ZIG)
-        if targets.machine() != "x86-64":
-            pytest.skip("the library is for x86-64")
-        texts: list[str] = []
-
-        def captured(source: str, architecture: str) -> bytes:
-            texts.append(source)
-            return architecture.encode() + b"\0"
-
-        self.folder, self.driver = folder / "out", folder / "driver"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(build.nvrtc, "compile_cuda", captured)
-            artefact = compile_model(NETS[name], self.folder, "cuda", SHAPES.get(name), embed_weights=embed)
-        self.manifest = artefact.manifest
-        self.driver.mkdir()
-        (self.driver / "kernels.cu").write_text(texts[0])
-        (self.driver / "cuda.h").touch()  # NVIDIA's, of which the kernels use nothing
-        command = ["g++", "-std=c++17", "-w", "-O1", "-shared", "-fPIC", f"-I{self.driver}"]
-        run([*command, "-Wl,-soname,libcuda.so.1", str(FAKE), "-o", str(self.driver / "libcuda.so.1"), "-ldl"])
-        with resources.as_file(resources.files("graphprune").joinpath("drive.c")) as main:
-            code = [str(main), str(self.folder / "libmodel.a"), "-ldl", "-lm", "-pthread"]
-            run(["cc", f"-I{self.folder}", *code, "-o", str(self.driver / "drive")])
-
-    def run(self, inputs: dict[str, np.ndarray], **environment: str) -> dict[str, np.ndarray]:
-        """Outputs of the library; its error as an AssertionError."""
-
-        def drive(scratch: Path) -> str:
-            env = {**os.environ, "LD_LIBRARY_PATH": str(self.driver), **environment}
-            self.said = run([str(self.driver / "drive"), str(self.folder), str(scratch)], env)
-            return self.said
-
-        return execute._with_files(drive, self.manifest, inputs)[0]
-
-
-def run(command: list[str], env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stderr
-
-
 @pytest.mark.parametrize("name", NETS)
 def test_kernels_and_launches_compute_what_onnxruntime_does(name: str, tmp_path: Path) -> None:
-    fake = Fake(name, tmp_path)
+    fake = Fake(NETS[name], tmp_path, SHAPES.get(name))
     inputs = feeds(NETS[name], SHAPES.get(name))
     assert_same(fake.run(inputs), reference(NETS[name], inputs))
-    assert {kernel.kind for kernel in fake.manifest.kernels} == {"scheduled"}
 
 
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Fake:
-    return Fake("product", tmp_path_factory.mktemp("cuda"), embed=True)
+    return Fake(NETS["product"], tmp_path_factory.mktemp("cuda"), embed=True)
 
 
 def test_weights_can_be_inside(fake: Fake) -> None:
@@ -118,13 +72,26 @@ def test_weights_can_be_inside(fake: Fake) -> None:
     assert_same(fake.run(inputs), reference(NETS["product"], inputs))
 
 
+def test_kernels_are_timed_where_they_run(fake: Fake) -> None:
+    code = """
+import sys, numpy as np
+from graphprune import runtime
+model = runtime.load(sys.argv[1])
+inputs = {value.name: np.ones(value.shape, value.dtype) for value in model.manifest.inputs}
+for _ in range(2):
+    seconds = model.profile(inputs, 3)
+    assert seconds.shape == (len(model.manifest.kernels),) and 0 < seconds.min() and seconds.max() < 1, seconds
+"""
+    run([sys.executable, "-c", code, str(fake.folder)], {**os.environ, "LD_LIBRARY_PATH": str(fake.driver)})
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
         ("FAKE_CUDA_FAILS", "cuInit", "graphprune_create: no NVIDIA graphics processor in this machine"),
         ("FAKE_CUDA_FAILS", "cuMemAlloc", "graphprune_create: out of memory: taking memory for weights failed"),
-        ("FAKE_CUDA_FAILS", "cuLaunchKernel", "graphprune_run: .*_kernel failed: made to fail"),
-        ("FAKE_CUDA_FAILS", "cuCtxSynchronize", "graphprune_run: running the kernels failed: made to fail"),
+        ("FAKE_CUDA_FAILS", "cuLaunchKernel", "graphprune_create: .*_kernel failed: made to fail"),
+        ("FAKE_CUDA_FAILS", "cuStreamSynchronize", "graphprune_run: running the kernels failed: made to fail"),
         ("FAKE_CUDA_GENERATION", "75", "not compiled for graphics processors as old as this one"),
     ],
 )
