@@ -1,10 +1,14 @@
 """NVIDIA's graphics processors beside onnxruntime's CUDA provider: `python -m benchmarks.gpu`, or some names.
 
 Needs such a processor with its driver, `pip install 'graphprune[cuda]'`, and an onnxruntime that has the provider
-(`onnxruntime-gpu`, with NVIDIA's libraries); where one is missing, says so and ends. Every network is timed dense and
-with 2:4 zeros, all in turn in one process, arrays copied there and back each time as a caller has to. onnxruntime runs
-twice: in float32, as compiled models do, and with tensor cores that round to ten bits of mantissa (TF32), as it does by
-default. Compiled models multiply zeros, 2:4 or not, as their report says; that row shows it.
+(`onnxruntime-gpu`, with NVIDIA's libraries); where one is missing, says so and ends. With `--folder` what is compiled
+is kept there and not compiled again, and `--compile-only` stops before anything is timed: so a machine without a
+graphics processor compiles, and one without TVM measures.
+
+Every network is timed dense and with half its multiply-accumulates, all in turn in one process, arrays copied there
+and back each time as a caller has to. The channels with the smallest weights go (`--preset l1`): latency does not
+depend on which. onnxruntime runs twice: in float32, as compiled models do, and with tensor cores that round to ten
+bits of mantissa (TF32), as it does by default.
 """
 
 from __future__ import annotations
@@ -17,14 +21,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import typer
-from onnx import numpy_helper
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+import graphprune
 from benchmarks.edge import SHAPES
 from graphprune import runtime
 from graphprune.compiler import compile_model, targets
@@ -37,67 +40,59 @@ from models import find
 PROVIDER = "CUDAExecutionProvider"
 TARGET = "cuda"
 NETWORKS = ["mobilenet_v1", "resnet18", "resnet50", "efficientnet_lite0", "minilm"]
+VARIANTS = {"dense": 1.0, "half": 0.5}  # share of multiply-accumulates kept
+MODEL, INPUTS, COMPILED = "model.onnx", "inputs.npz", "compiled"
 Call = Callable[[], Mapping[str, np.ndarray]]
 
 
 def missing() -> list[str]:
-    """What is needed and not here."""
+    """What measuring needs and is not here."""
     lacks = [] if cuda_present() else ["an NVIDIA graphics processor with its driver"]
     if PROVIDER not in onnxruntime.get_available_providers():
         lacks.append("onnxruntime with its CUDA provider (pip install onnxruntime-gpu)")
-    return lacks + targets.missing(targets.resolve(TARGET))
+    return lacks
 
 
-def two_of_four(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the two smaller of every four neighbouring inputs zero, in convolutions and matrix products."""
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    inputs = {node.input[1]: int(node.op_type != "MatMul") for node in result.graph.node if len(node.input) > 1
-              and node.op_type in ("Conv", "MatMul", "Gemm")}  # fmt: skip
-    for tensor in result.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        axis = inputs.get(tensor.name, 0)
-        if tensor.name not in inputs or values.ndim < 2 or values.shape[axis] % 4:
+def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, mcpu: str = "") -> None:
+    """The network at `path` in every variant, compiled, and inputs for all, in `folder`; what is there stays."""
+    for name, kept in VARIANTS.items():
+        own = folder / name
+        if (own / COMPILED).exists():
             continue
-        fours = np.moveaxis(values, axis, -1).copy()
-        rows = fours.reshape(-1, 4)
-        np.put_along_axis(rows, np.argsort(np.abs(rows), axis=1)[:, :2], 0, axis=1)
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(np.moveaxis(fours, -1, axis)), tensor.name))
-    return result
+        own.mkdir(parents=True, exist_ok=True)
+        model = load(path, input_shapes=dict(shapes))
+        if kept < 1:
+            model = graphprune.prune(path, preset="l1", target_macs=kept, input_shapes=dict(shapes)).model
+        proto = model.proto()
+        compile_model(proto, own / COMPILED, targets.resolve(TARGET, mcpu), model.input_shapes)
+        (own / MODEL).write_bytes(proto.SerializeToString())
+        np.savez(folder / INPUTS, **seeded_inputs(model, 0))  # type: ignore[arg-type]
 
 
-VARIANTS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {"dense": lambda proto: proto, "2:4": two_of_four}
-
-
-def reference(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Call:
+def reference(model: Path, inputs: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Call:
     """onnxruntime's CUDA provider on the model; it must not fall back to another."""
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=[(PROVIDER, dict(options))])
+    session = onnxruntime.InferenceSession(model, providers=[(PROVIDER, dict(options))])
     if session.get_providers()[0] != PROVIDER:
         raise SystemExit(f"onnxruntime does not start its {PROVIDER}: NVIDIA's libraries are missing or do not fit")
     names = [output.name for output in session.get_outputs()]
     return lambda: dict(zip(names, session.run(None, dict(inputs)), strict=True))
 
 
-def measure(
-    proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], seconds: float
-) -> tuple[dict[str, Timing], dict[str, float]]:
+def measure(folder: Path, seconds: float) -> tuple[dict[str, Timing], dict[str, float]]:
     """Latency of everything, onnxruntime in float32 first; and how far each variant is off, by the largest output."""
-    model = load(proto, input_shapes=dict(shapes))
-    inputs = seeded_inputs(model, 0)
+    inputs = dict(np.load(folder / INPUTS))
     float32 = {"use_tf32": "0"} if PROVIDER.startswith("CUDA") else {}
-    calls: dict[str, Call] = {"onnxruntime": reference(proto, inputs, float32)}
-    if float32:
-        calls["onnxruntime, TF32"] = reference(proto, inputs, {})
+    calls: dict[str, Call] = {}
     errors = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, change in VARIANTS.items():
-            changed = change(proto)
-            folder = Path(scratch, name.replace(":", "-"))
-            compile_model(changed, folder, TARGET, model.input_shapes)
-            calls[name] = partial(runtime.load(folder), inputs)
-            expected, found = reference(changed, inputs, float32)(), calls[name]()
-            errors[name] = max(float(np.abs(found[k] - v).max() / np.abs(v).max()) for k, v in expected.items())
-        return interleave(calls, seconds=seconds), errors
+    for name in VARIANTS:
+        calls[f"onnxruntime, {name}"] = reference(folder / name / MODEL, inputs, float32)
+        if float32:
+            calls[f"onnxruntime, {name}, TF32"] = reference(folder / name / MODEL, inputs, {})
+    for name in VARIANTS:
+        calls[name] = partial(runtime.load(folder / name / COMPILED), inputs)
+        expected, found = calls[f"onnxruntime, {name}"](), calls[name]()
+        errors[name] = max(float(np.abs(found[k] - v).max() / np.abs(v).max()) for k, v in expected.items())
+    return interleave(calls, seconds=seconds), errors
 
 
 def card() -> str:
@@ -109,24 +104,48 @@ def card() -> str:
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Models; all that are there by default.")] = None,
     seconds: Annotated[float, typer.Option(help="Time for each network.")] = 10.0,
+    batch: Annotated[int, typer.Option(help="Images or texts at once, where a model leaves it open.")] = 1,
+    folder: Annotated[Path | None, typer.Option(help="Where what is compiled is kept.")] = None,
+    compile_only: Annotated[bool, typer.Option(help="Compile into the folder and stop.")] = False,
+    mcpu: Annotated[str, typer.Option(help="The only generation to compile for, such as sm_90.")] = "",
 ) -> None:
     """Print the table; the exit code is 1 where an output is off by more than the tolerance."""
-    if lacks := missing():
+    if lacks := [] if compile_only else missing():
         print(f"skipped: needs {', and '.join(lacks)}")
         return
-    console = Console(width=140)
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = folder or Path(scratch)
+        found = [entry.name for entry in kept.iterdir()] if kept.is_dir() else []
+        for name in names or found or [name for name in NETWORKS if find(name).path.exists()]:
+            if name not in found and (lacks := targets.missing(targets.resolve(TARGET))):
+                raise SystemExit(f"compiling {name} needs {', and '.join(lacks)}")
+            if name not in found:
+                shapes = {key: (batch, *shape[1:]) for key, shape in SHAPES.get(name, {}).items()}
+                prepare(find(name).path, shapes, kept / name, mcpu)
+        if compile_only:
+            return
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+        raise typer.Exit(_print(kept, names or sorted(entry.name for entry in kept.iterdir()), seconds))
+
+
+def _print(folder: Path, names: list[str], seconds: float) -> int:
     title = f"{card()}; onnxruntime {onnxruntime.__version__}"
-    table = Table("", "", "latency", "speed-up", "error", box=SIMPLE_HEAD, title=title)
+    table = Table("", "input", "", "latency", "speed-up", "error", box=SIMPLE_HEAD, title=title)
     worst = 0.0
-    for name in names or [name for name in NETWORKS if find(name).path.exists()]:
-        times, errors = measure(onnx.load(find(name).path), SHAPES.get(name, {}), seconds)
+    for name in names:
+        times, errors = measure(folder / name, seconds)
+        shape = " × ".join(map(str, next(iter(np.load(folder / name / INPUTS).values())).shape))
         for label, t in times.items():
-            spread = f"{t.median_ms:.2f} ms ({t.low_ms:.2f} to {t.high_ms:.2f}, {t.runs} runs)"
+            spread = f"{t.median_ms:.3f} ms ({t.low_ms:.3f} to {t.high_ms:.3f}, {t.runs} runs)"
             error = f"{errors[label]:.0e}" if label in errors else ""
-            table.add_row("" if label != "onnxruntime" else name, label, spread, f"{1 / t.ratio:.2f}", error)
+            first = label == next(iter(times))
+            table.add_row(
+                *((name, shape) if first else ("", "")), label, spread, f"{1 / t.ratio:.2f}", error, end_section=False
+            )
         worst = max(worst, *errors.values())
-    console.print(table)
-    raise typer.Exit(int(worst > COMPILED_RTOL))
+    Console(width=140).print(table)
+    return int(worst > COMPILED_RTOL)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,10 @@ def compile_model(
                     call.function,
                     "ours" if call.function in lowered.ours else "scheduled" if machine.device else "fallback",
                     tuple(node_of[v] for v in lowered.covers.get(call.label, [call.label]) if v in node_of),
-                    *(device.zeros(program, call) if machine.device else lowered.ours.get(call.function, ("", ""))),
+                    *(
+                        lowered.ours.get(call.function)
+                        or (device.zeros_of(program, call) if machine.device else ("", ""))
+                    ),
                 )
                 for call in program.calls
             ),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +55,14 @@ def write_object(module: tvm.IRModule, target: Target, path: Path) -> None:
 
 def write_images(source: str, target: Target, folder: Path) -> list[Image]:
     """Compile CUDA for every generation of `target`, and to text for what comes after the last; files of `folder`."""
-    images = []
     generations = sorted((int(feature.removeprefix("sm_")) for feature in target.features), reverse=True)
-    for generation, kind in [(g, "sm") for g in generations] + [(generations[0], "compute")]:
-        image = Image(generation, kind == "compute", f"{kind}_{generation}.image")
-        (folder / image.file).write_bytes(nvrtc.compile_cuda(source, f"{kind}_{generation}"))
-        images.append(image)
+    kinds = [(generation, "sm") for generation in generations] + [(generations[0], "compute")]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        codes = pool.map(lambda kind: nvrtc.compile_cuda(source, f"{kind[1]}_{kind[0]}"), kinds)
+        images = []
+        for (generation, kind), code in zip(kinds, codes, strict=True):
+            images.append(Image(generation, kind == "compute", f"{kind}_{generation}.image"))
+            (folder / images[-1].file).write_bytes(code)
     return images
 
 

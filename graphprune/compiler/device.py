@@ -102,21 +102,24 @@ def sources(functions: tvm.IRModule, target: Target) -> dict[str, str]:
     return {name.strip(): mark + name + "\n" + code for name, _, code in parts}
 
 
-def zeros(program: Program, call: Call) -> tuple[str, str]:
-    """How `call` treats zeros in its weights, and why; empty where it has few.
+def zeros(weights: np.ndarray) -> str:
+    """What is done about the zeros in float32 `weights`, in words; empty where there are few.
 
     Zeros are multiplied. Sparse tensor cores would skip those of a 2:4 pattern, but they multiply numbers of ten bits
     of mantissa (TF32) or fewer, and no such product keeps within the tolerance that every artefact is held to.
     """
-    for index in call.arguments:
-        weights = program.tensors[index].value
-        if weights is None or weights.ndim < 2 or weights.dtype != np.float32:
-            continue
-        share = 1 - np.count_nonzero(weights) / max(weights.size, 1)
-        if share >= _MANY:
-            pattern = ", at most two of every four inputs left" if _two_of_four(weights) else ""
-            return "dense", f"{share:.0%} of the weights are zero{pattern}, and multiplied like the others"
-    return "", ""
+    share = 1 - np.count_nonzero(weights) / max(weights.size, 1)
+    if weights.ndim < 2 or weights.dtype != np.float32 or share < _MANY:
+        return ""
+    pattern = ", at most two of every four inputs left" if _two_of_four(weights) else ""
+    return f"{share:.0%} of the weights are zero{pattern}, and multiplied like the others"
+
+
+def zeros_of(program: Program, call: Call) -> tuple[str, str]:
+    """How a call of a kernel that TVM scheduled treats zeros in its weights, and why; empty where it has few."""
+    found = (program.tensors[index].value for index in call.arguments)
+    why = next(filter(None, (zeros(weights) for weights in found if weights is not None)), "")
+    return "dense" if why else "", why
 
 
 def _two_of_four(weights: np.ndarray) -> bool:

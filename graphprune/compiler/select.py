@@ -16,6 +16,7 @@ import tvm
 from tvm import relax, tirx
 
 from graphprune.compiler.chains import Chain, Graph, constant, float32, operator, shape_of, single
+from graphprune.compiler.device import zeros
 from graphprune.compiler.kernels.conv import Conv
 from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.gpu import depthwise_kernel
@@ -132,6 +133,7 @@ def _conv2d(graph: Graph, variable: Any, call: Any, target: Target, pick: Pick) 
         return chain, _product("conv", product, image, matrix, chain, target, pick)
     conv = Conv(batch, channels, filters, groups, window, chain.epilogue)
     way, why = pick(ways_of_conv(conv, weight, target, pick.few))
+    why = zeros(weight) if target.device else why
     return chain, _called("conv", way, image, chain, why, f"{window}, ")
 
 
@@ -148,6 +150,7 @@ def _called(what: str, way: Way, image: Any, chain: Chain, why: str, layer: str 
 def _product(name: str, op: Matmul, a: Any, b: Any, chain: Chain, target: Target, pick: Pick) -> _Kernel:
     matrix = b if isinstance(b, np.ndarray) else None
     way, why = pick(ways_of_product(op, matrix, target, pick.few))
+    why = zeros(matrix) if target.device and matrix is not None else why
     return _called(name, way, a, chain, why, b=b if matrix is None else None)
 
 

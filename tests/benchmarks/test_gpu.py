@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+
+import onnx
 import pytest
 import typer
-from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from benchmarks import gpu
@@ -41,31 +42,31 @@ def test_without_a_graphics_processor_it_says_what_it_needs(
     assert done.stdout.startswith("skipped: needs an NVIDIA graphics processor with its driver")
 
 
-def test_two_of_every_four_inputs_are_left() -> None:
-    weights = {t.name: numpy_helper.to_array(t) for t in gpu.two_of_four(NET).graph.initializer}
-    before = {t.name: numpy_helper.to_array(t) for t in NET.graph.initializer}
-    convolution = weights["w"].reshape(16, 2, 4, 9)
-    assert (np.count_nonzero(convolution, axis=2) == 2).all()
-    assert (np.count_nonzero(weights["m"].reshape(4, 4, 3), axis=1) == 2).all()
-    for name, value in weights.items():
-        assert np.isin(value, [0, *before[name].ravel()]).all()
-    kept = np.abs(before["w"].reshape(16, 2, 4, 9))
-    assert (np.sort(kept, axis=2)[:, :, 2] == np.where(convolution != 0, kept, np.inf).min(axis=2)).all()
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(NET, path)
+    return path
 
 
-def test_everything_but_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_but_the_processor(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "PROVIDER", "CPUExecutionProvider")
     monkeypatch.setattr(gpu, "TARGET", "host")
-    times, errors = gpu.measure(NET, {}, 0.01)
-    assert list(times) == ["onnxruntime", "dense", "2:4"]
-    assert set(errors) == {"dense", "2:4"}
+    gpu.prepare(net, {}, tmp_path / "net")
+    times, errors = gpu.measure(tmp_path / "net", 0.01)
+    assert list(times) == ["onnxruntime, dense", "onnxruntime, half", "dense", "half"]
+    assert set(errors) == {"dense", "half"}
     assert max(errors.values()) <= 1e-5
+    filters = [onnx.load(tmp_path / "net" / name / gpu.MODEL).graph.initializer[0].dims[0] for name in gpu.VARIANTS]
+    assert filters[1] <= filters[0] / 2
+    gpu.prepare(tmp_path / "not there", {}, tmp_path / "net")  # what is there is not compiled again
 
 
 @pytest.mark.skipif(not cuda_present(), reason="needs an NVIDIA graphics processor")
-def test_on_a_graphics_processor() -> None:
+def test_on_a_graphics_processor(net: Path, tmp_path: Path) -> None:
     if lacks := gpu.missing():
         pytest.skip(f"needs {', '.join(lacks)}")
-    times, errors = gpu.measure(NET, {}, 0.1)
-    assert list(times) == ["onnxruntime", "onnxruntime, TF32", "dense", "2:4"]
+    gpu.prepare(net, {}, tmp_path / "net")
+    times, errors = gpu.measure(tmp_path / "net", 0.1)
+    assert len(times) == 6
     assert max(errors.values()) <= 1e-4

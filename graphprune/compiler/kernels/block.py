@@ -188,19 +188,16 @@ def emit(
         begin = split * shape.part
         count = shape.slices if shape.splits == 1 else tirx.min(shape.part, shape.slices - begin)
         row, column = thread // (block.columns // block.wide), thread % (block.columns // block.wide)
-        for operand in (rows, columns):
-            operand.fetch(begin)
-            operand.put(0)
-        _sync()
-        with T.serial(0, count) as step:
-            with T.If(step + 1 < count), T.Then():
-                rows.fetch(begin + step + 1)
-                columns.fetch(begin + step + 1)
-            _multiply(block, rows, columns, sums, step % 2, row * block.high, column * block.wide)
-            with T.If(step + 1 < count), T.Then():
-                rows.put((step + 1) % 2)
-                columns.put((step + 1) % 2)
-            _sync()
+        with T.serial(0, count + 1) as step:  # brings one slice while it multiplies the one before
+            with T.If(step < count), T.Then():
+                rows.fetch(begin + step)
+                columns.fetch(begin + step)
+            with T.If(step > 0), T.Then():
+                _multiply(block, rows, columns, sums, (step + 1) % 2, row * block.high, column * block.wide)
+            with T.If(step < count), T.Then():
+                rows.put(step % 2)
+                columns.put(step % 2)
+            T.evaluate(T.tvm_storage_sync("shared"))
         for i, j in product(range(block.high), range(block.wide)):
             m, n = down * block.rows + row * block.high + i, right * block.columns + column * block.wide + j
             with T.If(tirx.all(m < shape.rows, n < shape.columns)), T.Then():
@@ -211,10 +208,6 @@ def emit(
                     T.buffer_store(partial, value, [(layer * shape.rows + m) * shape.columns + n])
     if partial is not None:
         _add_up(shape, partial, finish, out)
-
-
-def _sync() -> None:
-    T.evaluate(T.tvm_storage_sync("shared"))
 
 
 def _multiply(block: Block, rows: _Slice, columns: _Slice, sums: Expr, half: Expr, row: Expr, column: Expr) -> None:
