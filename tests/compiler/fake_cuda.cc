@@ -2,6 +2,7 @@
 // and are compiled here as C++, run on the processor. Blocks come one after the other; the threads of a block are
 // coroutines that take turns at every barrier, so shared memory and exchanges within a warp mean what they mean there.
 #include <dlfcn.h>
+#include <functional>
 #include <math.h>
 #include <stdint.h>
 #include <type_traits>
@@ -62,12 +63,11 @@ static float rsqrtf(float x) { return 1 / sqrtf(x); }
 typedef uint64_t Word;
 typedef void (*Kernel)(Word, Word, Word, Word, Word, Word, Word, Word, Word, Word, Word, Word);
 static Kernel kernel;
-static void** given;
-static int n_given;
+static std::vector<void*> given;
 
 static void one_thread() {
   Word a[12] = {0};
-  for (int i = 0; i < n_given; ++i) a[i] = *(Word*)given[i];
+  for (size_t i = 0; i < given.size(); ++i) a[i] = *(Word*)given[i];
   kernel(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]);
   alive[current] = 0;
   swapcontext(&threads[current], &scheduler);
@@ -127,51 +127,58 @@ int cuMemAlloc_v2(Word* address, size_t bytes) {
 }
 int cuMemFree_v2(Word address) { return free((void*)address), 0; }
 int cuMemcpyHtoD_v2(Word to, const void* from, size_t bytes) { return memcpy((void*)to, from, bytes), 0; }
-int cuMemcpyDtoH_v2(void* to, Word from, size_t bytes) { return memcpy(to, (void*)from, bytes), 0; }
 static int start(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                 void** arguments) {
+                 const std::vector<void*>& arguments) {
   if (!stacks) stacks = (char*)malloc((size_t)MOST * STACK);
   kernel = (Kernel)function, given = arguments, blockDim = {bx, by, bz};
-  for (n_given = 0; arguments[n_given]; ++n_given) continue; // cuda.c.in ends them with a null
   for (blockIdx.z = 0; blockIdx.z < gz; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < gy; ++blockIdx.y)
       for (blockIdx.x = 0; blockIdx.x < gx; ++blockIdx.x) run_block();
   return 0;
 }
 
-// A stream that records takes the launches, with copies of their arguments, and events, of no size; a plan makes them.
-struct Launch { void* function; unsigned size[6]; std::vector<Word> values; };
-typedef std::vector<Launch> Launches;
-static Launches* recording;
+// A stream records what it is told, with copies of all arguments, and a plan does it.
+typedef std::vector<std::function<void()>> Steps;
+static Steps* recording;
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,
                    void*, void** arguments, void**) {
   if (fails("cuLaunchKernel")) return 1;
-  if (!recording) return start(function, gx, gy, gz, bx, by, bz, arguments);
-  recording->push_back({function, {gx, gy, gz, bx, by, bz}, {}});
-  for (; *arguments; ++arguments) recording->back().values.push_back(*(Word*)*arguments);
+  std::vector<Word> values;
+  for (; *arguments; ++arguments) values.push_back(*(Word*)*arguments); // cuda.c.in ends them with a null
+  recording->push_back([=]() mutable {
+    std::vector<void*> pointers;
+    for (Word& value : values) pointers.push_back(&value);
+    start(function, gx, gy, gz, bx, by, bz, pointers);
+  });
   return 0;
+}
+int cuMemAllocHost_v2(void** address, size_t bytes) {
+  if (fails("cuMemAllocHost")) return 2;
+  return *address = malloc(bytes), 0;
+}
+int cuMemFreeHost(void* address) { return free(address), 0; }
+int cuMemcpyHtoDAsync_v2(Word to, const void* from, size_t bytes, void*) {
+  return recording->push_back([=] { memcpy((void*)to, from, bytes); }), 0;
+}
+int cuMemcpyDtoHAsync_v2(void* to, Word from, size_t bytes, void*) {
+  return recording->push_back([=] { memcpy(to, (void*)from, bytes); }), 0;
 }
 int cuEventCreate(double** event, unsigned) { return *event = new double, 0; }
 int cuEventDestroy_v2(double* event) { return delete event, 0; }
-int cuEventRecordWithFlags(double* event, void*, unsigned) { return recording->push_back({event, {0}, {}}), 0; }
+int cuEventRecordWithFlags(double* event, void*, unsigned) {
+  return recording->push_back([=] { *event = 1e3 * clock() / CLOCKS_PER_SEC; }), 0;
+}
 int cuEventElapsedTime(float* milliseconds, double* from, double* to) { return *milliseconds = *to - *from, 0; }
 int cuStreamCreate(void** stream, unsigned) { return *stream = &scheduler, 0; }
 int cuStreamDestroy_v2(void*) { return 0; }
 int cuStreamSynchronize(void*) { return fails("cuStreamSynchronize") ? 700 : 0; }
-int cuStreamBeginCapture_v2(void*, int) { return recording = new Launches, 0; }
-int cuStreamEndCapture(void*, Launches** graph) { return *graph = recording, recording = 0, 0; }
-int cuGraphInstantiateWithFlags(Launches** plan, Launches* graph, Word) { return *plan = new Launches(*graph), 0; }
-int cuGraphDestroy(Launches* graph) { return delete graph, 0; }
-int cuGraphExecDestroy(Launches* plan) { return delete plan, 0; }
-int cuGraphLaunch(Launches* plan, void*) {
-  for (Launch& one : *plan) {
-    std::vector<void*> pointers;
-    for (Word& value : one.values) pointers.push_back(&value);
-    pointers.push_back(0);
-    unsigned* n = one.size;
-    if (!n[0]) *(double*)one.function = 1e3 * clock() / CLOCKS_PER_SEC;
-    else start(one.function, n[0], n[1], n[2], n[3], n[4], n[5], pointers.data());
-  }
+int cuStreamBeginCapture_v2(void*, int) { return recording = new Steps, 0; }
+int cuStreamEndCapture(void*, Steps** graph) { return *graph = recording, recording = 0, 0; }
+int cuGraphInstantiateWithFlags(Steps** plan, Steps* graph, Word) { return *plan = new Steps(*graph), 0; }
+int cuGraphDestroy(Steps* graph) { return delete graph, 0; }
+int cuGraphExecDestroy(Steps* plan) { return delete plan, 0; }
+int cuGraphLaunch(Steps* plan, void*) {
+  for (auto& step : *plan) step();
   return 0;
 }
 }
