@@ -126,7 +126,6 @@ int cuMemAlloc_v2(Word* address, size_t bytes) {
   return *address = (Word)aligned_alloc(256, (bytes + 255) / 256 * 256), 0;
 }
 int cuMemFree_v2(Word address) { return free((void*)address), 0; }
-int cuMemcpyHtoD_v2(Word to, const void* from, size_t bytes) { return memcpy((void*)to, from, bytes), 0; }
 static int start(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                  const std::vector<void*>& arguments) {
   if (!stacks) stacks = (char*)malloc((size_t)MOST * STACK);
@@ -158,7 +157,8 @@ int cuMemAllocHost_v2(void** address, size_t bytes) {
 }
 int cuMemFreeHost(void* address) { return free(address), 0; }
 int cuMemcpyHtoDAsync_v2(Word to, const void* from, size_t bytes, void*) {
-  return recording->push_back([=] { memcpy((void*)to, from, bytes); }), 0;
+  auto copy = [=] { memcpy((void*)to, from, bytes); };
+  return recording ? recording->push_back(copy) : copy(), 0;
 }
 int cuMemcpyDtoHAsync_v2(void* to, Word from, size_t bytes, void*) {
   return recording->push_back([=] { memcpy(to, (void*)from, bytes); }), 0;
@@ -178,6 +178,7 @@ int cuGraphInstantiateWithFlags(Steps** plan, Steps* graph, Word) { return *plan
 int cuGraphDestroy(Steps* graph) { return delete graph, 0; }
 int cuGraphExecDestroy(Steps* plan) { return delete plan, 0; }
 int cuGraphLaunch(Steps* plan, void*) {
+  if (fails("cuGraphLaunch")) return 700;
   for (auto& step : *plan) step();
   return 0;
 }

@@ -92,7 +92,7 @@ for _ in range(2):
         ("FAKE_CUDA_FAILS", "cuMemAlloc", "graphprune_create: out of memory: taking memory for weights failed"),
         ("FAKE_CUDA_FAILS", "cuMemAllocHost", "graphprune_create: out of memory: taking memory for inputs failed"),
         ("FAKE_CUDA_FAILS", "cuLaunchKernel", "graphprune_create: .*_kernel failed: made to fail"),
-        ("FAKE_CUDA_FAILS", "cuStreamSynchronize", "graphprune_run: running the kernels failed: made to fail"),
+        ("FAKE_CUDA_FAILS", "cuGraphLaunch", "graphprune_run: running the kernels failed: made to fail"),
         ("FAKE_CUDA_GENERATION", "75", "not compiled for graphics processors as old as this one"),
     ],
 )
