@@ -1,7 +1,9 @@
 """Zeros inside layers: Optimal Brain Surgeon for blocks of weights, one input of a few neighbouring outputs.
 
-Blocks of rows that keep the same inputs are refitted exactly on them, with the dense model's outputs as targets
-(Frantar & Alistarh 2022, "Optimal Brain Compression", section 4, for blocks; many inputs at a time in place of one).
+Blocks of rows that keep the same inputs lose them one after another, each time what adds least error once all others
+have made up for it; what every loss adds is noted, so that any amount can be taken later. What is left is fitted
+exactly, with the dense model's outputs as targets (Frantar & Alistarh 2022, "Optimal Brain Compression", sections 4 and
+5, for blocks; a few inputs at a time where there are many).
 """
 
 from __future__ import annotations
@@ -20,10 +22,16 @@ from graphprune.progress import track
 from graphprune.rules import Dim
 from graphprune.state import State
 
-WIDE = 1024  # columns beyond which weights are scored once and refitted once
+STEPS = 32  # in which a block loses its inputs, if it has more of them
+SHRINK = 0.8  # share of inputs left below which what is gone is left behind
+WORK = 1e12  # operations spent on the losses of one layer; beyond, inputs are scored once, as if they went alone
+WIDE = 1024  # columns beyond which patterns are scored once
+
+Supports = Mapping[str, Sequence[np.ndarray]]
+"""By weight: the inputs that each of its blocks keeps, ascending."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Rows of one layer that keep the same inputs.
 
@@ -35,9 +43,6 @@ class Block:
         worth: what errors of two rows count, float64 [rows, rows].
         macs: multiply-accumulates that one input takes.
         taps: columns of one input channel.
-        weights: fitted to ``support``, float64 [rows, inputs kept].
-        inverse: diagonal of the inverse of H on ``support``, [inputs kept].
-        support: the inputs kept, ascending.
     """
 
     targets: np.ndarray
@@ -47,29 +52,21 @@ class Block:
     worth: np.ndarray
     macs: int
     taps: int
-    weights: np.ndarray
-    inverse: np.ndarray
-    support: np.ndarray
 
-    def prices(self) -> np.ndarray:
-        """Error each input adds when it goes alone and the others make up for it, by multiply-accumulates saved."""
-        return np.einsum("ik,ij,jk->k", self.weights, self.worth, self.weights) / self.inverse / self.macs
+    def fitted(self, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """W and b refitted on some inputs, [rows, support + constant], and the inverse of H there."""
+        kept = np.append(support, self.constant)
+        inverse = np.linalg.inv(self.second[np.ix_(kept, kept)])
+        return self.targets @ self.second[:, kept] @ inverse, inverse
 
-    def drop(self, at: np.ndarray) -> None:
-        """Give up the inputs at these places of the support; narrow blocks are refitted at once."""
-        self.support, self.inverse = np.delete(self.support, at), np.delete(self.inverse, at)
-        self.weights = np.delete(self.weights, at, axis=1)
-        if len(self.columns) <= WIDE:
-            self.keep(self.support)
+    def prices(self, weights: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+        """Error each input adds when it goes alone and the others make up for it."""
+        n = weights.shape[1] - len(self.constant)
+        return np.einsum("ik,ik->k", weights[:, :n], self.worth @ weights[:, :n]) / np.diagonal(inverse)[:n]
 
-    def keep(self, support: np.ndarray) -> None:
-        """Keep these inputs, and refit."""
-        self.support = support
-        self.weights, self.inverse = _fit(self.targets, self.second, support, self.constant)
-
-    def matrix(self) -> np.ndarray:
-        """W and b refitted on what is left, zero elsewhere: float64 [rows, n + 1]."""
-        kept = np.append(self.support, self.constant)
+    def matrix(self, support: np.ndarray) -> np.ndarray:
+        """W and b refitted on some inputs, zero elsewhere: float64 [rows, n + 1]."""
+        kept = np.append(support, self.constant)
         result = np.zeros_like(self.targets)
         result[:, kept] = np.linalg.solve(self.second[np.ix_(kept, kept)], self.second[kept] @ self.targets.T).T
         return result
@@ -80,13 +77,21 @@ class Block:
         return float((self.worth * (lost @ self.second @ lost.T)).sum())
 
 
-def _fit(
-    targets: np.ndarray, second: np.ndarray, support: np.ndarray, constant: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """W refitted on the inputs in ``support``, [rows, support], and the diagonal of the inverse of H there."""
-    kept, n = np.append(support, constant), len(support)
-    inverse = np.linalg.inv(second[np.ix_(kept, kept)])
-    return (targets @ second[:, kept] @ inverse)[:, :n], np.diagonal(inverse)[:n]
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """How a block loses its inputs.
+
+    Attributes:
+        order: its inputs, the first to go first.
+        added: the error that each adds, float64 [inputs].
+    """
+
+    order: np.ndarray
+    added: np.ndarray
+
+    def left(self, count: int) -> np.ndarray:
+        """The inputs there are once ``count`` are gone, ascending."""
+        return np.sort(self.order[count:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,33 +104,90 @@ class Zeros:
 
     parts: Mapping[str, list[list[Block]]]
 
-    @property
-    def blocks(self) -> list[Block]:
-        """The blocks of all layers."""
-        return [block for name in self.parts for block in self.of(name)]
-
     def of(self, name: str) -> list[Block]:
         """The blocks of one layer."""
         return [block for part in self.parts[name] for block in part]
 
-    @property
-    def share(self) -> float:
+    def share(self, supports: Supports) -> float:
         """Share of the multiply-accumulates that meet a zero."""
-        macs = sum(b.macs * len(b.columns) for b in self.blocks)
-        return 1 - sum(b.macs * len(b.support) for b in self.blocks) / macs
+        blocks = [block for name in self.parts for block in self.of(name)]
+        left = [support for name in self.parts for support in supports[name]]
+        macs = sum(b.macs * len(b.columns) for b in blocks)
+        return 1 - sum(b.macs * len(s) for b, s in zip(blocks, left, strict=True)) / macs
 
-    def written(self, model: Model) -> tuple[Model, dict[str, float]]:
-        """A model with the weights fitted to what is kept, and the error of each layer."""
-        model, errors = model.copy(), {}
+    def losses(self) -> dict[str, list[Losses]]:
+        """How every block of every layer loses its inputs."""
+        parts = [(name, part) for name, made in self.parts.items() for part in made]
+        found: dict[str, list[Losses]] = {name: [] for name in self.parts}
+        for name, part in track(parts):
+            n = len(part[0].columns)
+            if len(part) * n**3 * 2 / 3 <= WORK:
+                inverse = part[0].fitted(part[0].columns)[1]
+                found[name] += [_losses(block, inverse) for block in part]
+            else:
+                found[name] += _losses_alone(part)
+        return found
+
+    def written(self, model: Model, supports: Supports) -> Model:
+        """A model with the weights fitted to what is kept."""
+        model = model.copy()
         found = layers(model)[0]
         for name, made in self.parts.items():
-            errors[name], matrices = 0.0, []
-            for part in made:
-                fitted = [block.matrix() for block in part]
-                errors[name] += sum(block.error(m) for block, m in zip(part, fitted, strict=True))
-                matrices.append(np.concatenate(fitted))
+            left = iter(supports[name])
+            matrices = [np.concatenate([block.matrix(next(left)) for block in part]) for part in made]
             write(model, *found[name], np.stack(matrices)[:, :, np.append(made[0][0].columns, -1)])
-        return replace(model), errors
+        return replace(model)
+
+
+def _losses(block: Block, inverse: np.ndarray) -> Losses:
+    """All but one of the inputs go, the others making up for them; ``inverse`` is that of H on all of them.
+
+    Taking the inputs S away changes W by -W[:, S] C⁻¹ H⁻¹[S] and H⁻¹ by -H⁻¹[:, S] C⁻¹ H⁻¹[S], with C = H⁻¹[S, S], and
+    adds the error tr(M W[:, S] C⁻¹ W[:, S]ᵀ).
+    """
+    n, at_once = len(block.columns), max(1, len(block.columns) // STEPS)
+    at = np.arange(n)  # the inputs that are still there, or were when last looked
+    alive = np.ones(n, bool)
+    weights = block.targets @ block.second[:, np.append(block.columns, block.constant)] @ inverse
+    inverse = inverse.copy()
+    order, added = np.arange(n), np.zeros(n)
+    done = 0
+    while done < n - 1:
+        prices = np.where(alive, block.prices(weights, inverse), np.inf)
+        count = min(at_once, n - 1 - done)
+        going = np.argpartition(prices, count - 1)[:count]
+        going = going[np.argsort(prices[going], kind="stable")]
+        lost = weights[:, going]
+        solved = np.linalg.solve(inverse[np.ix_(going, going)], np.hstack([inverse[going], lost.T]))
+        change, shares = solved[:, : len(inverse)], solved[:, len(inverse) :]
+        together = (block.worth @ lost * shares.T).sum()
+        alone = prices[going]
+        order[done : done + count] = at[going]
+        added[done : done + count] = alone * (together / (alone.sum() or 1.0))
+        weights -= lost @ change
+        inverse -= inverse[:, going] @ change
+        inverse[going, going] = 1.0  # so that nothing is divided by nothing
+        alive[going] = False
+        done += count
+        if n - done < SHRINK * len(at):
+            kept = np.append(np.flatnonzero(alive), np.arange(len(at), len(inverse)))
+            inverse, weights = inverse[np.ix_(kept, kept)], weights[:, kept]
+            at, alive = at[alive], np.ones(n - done, bool)
+    order[done:] = at[alive]
+    added[done:] = np.inf
+    return Losses(block.columns[order], np.maximum(added, 0.0))
+
+
+def _losses_alone(part: Sequence[Block]) -> list[Losses]:
+    """The same for many wide blocks, as if every input went alone."""
+    inverse = part[0].fitted(part[0].columns)[1]
+    found = []
+    for block in part:
+        weights = block.targets @ block.second[:, np.append(block.columns, block.constant)] @ inverse
+        prices = block.prices(weights, inverse)
+        order = np.argsort(prices, kind="stable")
+        found.append(Losses(block.columns[order], np.maximum(prices[order], 0.0)))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,19 +198,26 @@ class Curve:
         levels: share of its multiply-accumulates that meet a zero, float64 [levels].
         errors: of its outputs, as they matter, float64 [levels].
         milliseconds: of its kernel, never more than with fewer zeros, float64 [levels].
-        supports: what every block keeps, by level.
     """
 
     levels: np.ndarray
     errors: np.ndarray
     milliseconds: np.ndarray
-    supports: list[list[np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """All layers, by weight, and the milliseconds of what is no such layer."""
+    """All layers, by weight.
 
+    Attributes:
+        zeros: the layers.
+        losses: how their blocks lose their inputs.
+        layers: what levels of zeros cost and save.
+        rest: milliseconds of what is no such layer.
+    """
+
+    zeros: Zeros
+    losses: Mapping[str, Sequence[Losses]]
     layers: Mapping[str, Curve]
     rest: float
 
@@ -189,62 +258,51 @@ def _parts(
         own = np.eye(len(alive)) if matters is None or len(matters) != len(gone) else matters[np.ix_(alive, alive)]
         second = damped(second, damp)
         columns, constant = np.split(kept, [len(kept) - moments.layer.shiftable])
-        weights, inverse = _fit(targets, second, columns, constant)
         made = []
         for at in range(0, len(targets), size):
             of = slice(at, at + size)
             worth, macs = own[of, of] / (moments.energy or 1.0), positions * len(targets[of])
-            made.append(
-                Block(
-                    targets[of],
-                    second,
-                    columns,
-                    constant,
-                    worth,
-                    macs,
-                    moments.layer.taps,
-                    weights[of],
-                    inverse,
-                    columns,
-                )
-            )
+            made.append(Block(targets[of], second, columns, constant, worth, macs, moments.layer.taps))
         yield made
 
 
-def remove(blocks: Sequence[Block], ratio: float, floor: float) -> None:
-    """Take inputs from blocks until ``ratio`` of all multiply-accumulates are gone, what adds least error for it first.
+def cheapest(
+    blocks: Sequence[Block], losses: Sequence[Losses], ratio: float, floor: float
+) -> tuple[list[np.ndarray], float]:
+    """What blocks keep once ``ratio`` of all their multiply-accumulates are gone, and the error that adds.
 
-    Every block keeps the share ``floor`` of its inputs.
+    What adds least error for each of them goes first. Every block keeps the share ``floor`` of its inputs.
     """
-    goal = sum(b.macs * (len(b.support) - (1 - ratio) * len(b.columns)) for b in blocks)
-    prices, owner, column = [], [], []
-    for k, block in enumerate(blocks):
-        price = block.prices()
-        spare = max(0, len(price) - max(1, round(floor * len(block.columns))))
-        cheapest = np.argsort(price, kind="stable")[:spare]
-        prices.append(price[cheapest])
-        owner.append(np.full(spare, k))
-        column.append(cheapest)
-    owners, columns = np.concatenate(owner), np.concatenate(column)
+    goal = ratio * sum(b.macs * len(b.columns) for b in blocks)
+    spare = [max(0, len(b.columns) - max(1, round(floor * len(b.columns)))) for b in blocks]
+    # An input that is cheap only once a dearer one is gone has to wait for it.
+    prices = [np.maximum.accumulate(one.added[:n]) / b.macs for b, one, n in zip(blocks, losses, spare, strict=True)]
+    owners = np.repeat(np.arange(len(blocks)), spare)
     order = np.argsort(np.concatenate(prices), kind="stable")
     saved = np.cumsum(np.array([b.macs for b in blocks])[owners[order]])
-    chosen = order[: int(np.searchsorted(saved, goal))]
-    for k in track(np.unique(owners[chosen])):
-        blocks[k].drop(columns[chosen[owners[chosen] == k]])
+    counts = np.bincount(owners[order[: int(np.searchsorted(saved, goal))]], minlength=len(blocks))
+    error = sum(float(one.added[:count].sum()) for one, count in zip(losses, counts, strict=True))
+    return [one.left(count) for one, count in zip(losses, counts, strict=True)], error
 
 
-def remove_in_groups(blocks: Sequence[Block], most: int, size: int) -> None:
-    """Leave at most ``most`` of every ``size`` neighbouring input channels, tap by tap: N:M sparsity, N of M left.
+def in_groups(part: Sequence[Block], most: int, size: int) -> Iterator[np.ndarray]:
+    """What blocks of a part keep with at most ``most`` of every ``size`` neighbouring input channels, tap by tap.
 
-    One input of every group goes at a time, the rest being refitted in between.
+    N:M sparsity, N of M left. One input of every group goes at a time, the rest being refitted in between.
     """
-    for block in track(blocks):
+    columns = part[0].columns
+    inverse = part[0].fitted(columns)[1]
+    for block in part:
+        support, weights = columns, block.targets @ block.second[:, np.append(columns, block.constant)] @ inverse
+        prices = block.prices(weights, inverse)
         while True:
-            channel, tap = np.divmod(block.support, block.taps)
+            channel, tap = np.divmod(support, block.taps)
             _, group = np.unique(channel // size * block.taps + tap, return_inverse=True)
-            order = np.lexsort((block.prices(), group))
+            order = np.lexsort((prices, group))
             first = order[np.append(True, np.diff(group[order]) > 0)]  # the cheapest of every group
             going = first[np.bincount(group)[group[first]] > most]
             if not len(going):
                 break
-            block.drop(going)
+            support = np.delete(support, going)
+            prices = block.prices(*block.fitted(support)) if len(columns) <= WIDE else np.delete(prices, going)
+        yield support

@@ -11,24 +11,24 @@ import numpy as np
 from graphprune.errors import TargetNotReachedError, UsageError
 from graphprune.progress import track
 from graphprune.state import State
-from graphprune.zeros import Curve, Curves, Zeros, dense, remove, remove_in_groups
+from graphprune.zeros import Curve, Curves, Supports, Zeros, cheapest, dense, in_groups
 
 
 @dataclass(frozen=True)
 class Sparsify:
     """Optimal Brain Surgeon for blocks of weights: one input of ``block`` neighbouring output channels.
 
-    All layers compete in rounds: what adds least error to the model's outputs for each multiply-accumulate it saves
-    goes, then every block of rows is refitted on the inputs it keeps. With ``milliseconds``, levels are chosen layer by
-    layer from what ``curve_zeros`` measured: least error in all for a model that is as fast. Compiled models skip the
-    zeros; in the ONNX file they are plain zeros. Layers applied once, such as a classifier's, stay dense.
+    All layers compete: what adds least error to the model's outputs for each multiply-accumulate it saves goes, given
+    what is gone of its block already, and every block of rows is refitted on the inputs it keeps. With
+    ``milliseconds``, levels are chosen layer by layer from what ``curve_zeros`` measured: least error in all for a
+    model that is as fast. Compiled models skip the zeros; in the ONNX file they are plain zeros. Layers applied once,
+    such as a classifier's, stay dense.
 
     Attributes:
         ratio: share of the multiply-accumulates of these layers that are to meet a zero.
         pattern: ``N:M`` in place of a ratio: of every M neighbouring input channels at most N are left.
         milliseconds: latency of the whole model in place of a ratio, as predicted from ``curve_zeros``; 0 is none.
         block: output channels that share their zeros; 1 keeps most accuracy, 4 is fastest.
-        rounds: how often weights are scored anew.
         floor: share of its inputs that every block keeps.
         damp: share of the mean input power added to every input.
     """
@@ -37,7 +37,6 @@ class Sparsify:
     pattern: str = ""
     milliseconds: float = 0.0
     block: int = 4
-    rounds: int = 3
     floor: float = 0.05
     damp: float = 0.01
 
@@ -47,8 +46,8 @@ class Sparsify:
         """Raise ``UsageError`` for amounts that mean nothing."""
         if not 0 <= self.ratio < 1:
             raise UsageError(f"a sparsity of {self.ratio} is not between 0 and 1", "0.7 makes 70 % zero")
-        if min(self.block, self.rounds) < 1:
-            raise UsageError("blocks and rounds of sparsify are at least 1", "sparsify(ratio=0.7, block=4, rounds=3)")
+        if self.block < 1:
+            raise UsageError("blocks of sparsify are at least 1", "sparsify(ratio=0.7, block=4)")
         if self.pattern:
             self._counts()
 
@@ -60,32 +59,42 @@ class Sparsify:
 
     def __call__(self, state: State) -> State:
         """A state whose model has new weights, many of them zero."""
-        zeros = dense(state, self.block, self.damp)
         if self.milliseconds:
-            self._meet(zeros, state.data.get("zeros"))
-        elif self.pattern:
-            remove_in_groups(zeros.blocks, *self._counts())
+            zeros, kept = self._fast(state.data.get("zeros"))
         else:
-            for step in track(range(self.rounds)):
-                remove(zeros.blocks, self.ratio * (step + 1) / self.rounds, self.floor)
-        model, _ = zeros.written(state.model)
+            zeros = dense(state, self.block, self.damp)
+            kept = self._patterned(zeros) if self.pattern else self._least(zeros)
+        share = zeros.share(kept)
         kind = f"in blocks of {self.block} × 1" + f", {self.pattern}" * bool(self.pattern)
-        note = f"{zeros.share:.0%} of the multiply-accumulates of {len(zeros.parts)} layers meet a zero, {kind}"
+        note = f"{share:.0%} of the multiply-accumulates of {len(zeros.parts)} layers meet a zero, {kind}"
         notes = (*state.data.get("notes", ()), note)
-        return replace(state, model=model, data={**state.data, "sparsity": zeros.share, "notes": notes})
+        return replace(
+            state, model=zeros.written(state.model, kept), data={**state.data, "sparsity": share, "notes": notes}
+        )
 
-    def _meet(self, zeros: Zeros, curves: Curves | None) -> None:
+    def _least(self, zeros: Zeros) -> Supports:
+        """All layers compete for the ratio."""
+        blocks = [block for name in zeros.parts for block in zeros.of(name)]
+        losses = zeros.losses()
+        supports = iter(
+            cheapest(blocks, [one for name in zeros.parts for one in losses[name]], self.ratio, self.floor)[0]
+        )
+        return {name: [next(supports) for _ in zeros.of(name)] for name in zeros.parts}
+
+    def _patterned(self, zeros: Zeros) -> Supports:
+        """The same pattern in every layer."""
+        return {
+            name: [support for part in parts for support in in_groups(part, *self._counts())]
+            for name, parts in track(list(zeros.parts.items()))
+        }
+
+    def _fast(self, curves: Curves | None) -> tuple[Zeros, Supports]:
         """Levels of least error that are fast enough."""
         if curves is None:
             raise UsageError("sparsify needs curves to meet a latency", 'write "curve_zeros, sparsify(milliseconds=…)"')
         levels = _levels(curves.layers, self.milliseconds - curves.rest, self.milliseconds)
-        for name, level in track(levels.items()):
-            blocks, curve = zeros.of(name), curves.layers[name]
-            start = int(np.searchsorted(curve.levels, level + 1e-9)) - 1
-            for block, support in zip(blocks, curve.supports[start], strict=True):
-                block.keep(support)
-            if level > curve.levels[start]:
-                remove(blocks, level, self.floor)
+        zeros, losses = curves.zeros, curves.losses
+        return zeros, {n: cheapest(zeros.of(n), losses[n], level, self.floor)[0] for n, level in levels.items()}
 
 
 def _levels(curves: Mapping[str, Curve], milliseconds: float, whole: float) -> dict[str, float]:
