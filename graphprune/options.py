@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypedDict, TypeVar, get_args
 
 from graphprune.typed import (
+    MEANS,
     TUNING,
     count,
     interval,
+    means,
     milliseconds,
     numbers,
     shapes,
@@ -201,6 +203,17 @@ class PruneOptions(CutOptions, total=False):
         Option(None, "Share of the latency to keep at most, e.g. 60%; measured on one thread.", "SHARE", read=share),
     ]
     target_latency_ms: Annotated[float | None, Option(None, "The same in milliseconds.", "MS", read=milliseconds)]
+    latency_by: Annotated[
+        str,
+        Option(
+            "best",
+            "What a compiled model gives up for a latency: `channels`, `zeros` or `both`; `best` tries all three and"
+            " takes what moves the outputs least.",
+            "MEANS",
+            read=means,
+            choices=lambda: [*MEANS],
+        ),
+    ]
     sparsity: Annotated[
         float | str | None,
         Option(

@@ -16,6 +16,7 @@ from graphprune.pipeline import CHOICES, PRESETS, Step, parse
 from graphprune.plan import Plan
 from graphprune.plan.origins import traced
 from graphprune.state import State
+from graphprune.typed import means
 
 # Finding what is nearly free calibrates, which should take seconds: larger models are only cleaned unless asked.
 LARGEST_MACS, LARGEST_PARAMETERS = 5e9, 6e7
@@ -44,12 +45,18 @@ def check(options: PruneOptions) -> None:
         raise UsageError(f"no preset is called '{preset}'", f"presets: {', '.join(sorted(PRESETS))}")
     if options["sparsity"] and "{sparsify}" not in PRESETS[preset]:
         raise UsageError(f"preset '{preset}' cannot make weights zero", "use the preset obs with --sparsity")
+    by = means(options["latency_by"])
+    if by != "best" and "latency" not in targets_of(options):
+        raise UsageError(f"--latency-by {by} without a latency", "give one with --target-latency 60%")
+    if by in ("zeros", "both") and means_of(options) == ("channels",):
+        raise UsageError(f"a latency cannot be met by {by}, since these options leave channels only", "")
 
 
-def trades(options: PruneOptions) -> bool:
-    """Whether a latency may be met with zeros as well as with channels: nothing else says how many zeros."""
-    spelled = options["sparsity"] is not None or options["passes"] is not None or options["plan"] is not None
-    return not spelled and "{sparsify}" in PRESETS[options["preset"]]
+def means_of(options: PruneOptions) -> tuple[str, ...]:
+    """What a latency of a compiled model may be met by: zeros only where nothing else says how many."""
+    if options["sparsity"] is not None or "{sparsify}" not in PRESETS[options["preset"]]:
+        return ("channels",)
+    return ("zeros", "channels", "both") if options["latency_by"] == "best" else (options["latency_by"],)
 
 
 def as_steps(

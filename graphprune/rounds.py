@@ -11,20 +11,37 @@ import numpy as np
 from graphprune.aiming import Aim, reach
 from graphprune.clocks import Clock
 from graphprune.cost import CostModel
-from graphprune.errors import GraphpruneError, NothingToPruneError, TargetNotReachedError
+from graphprune.errors import GraphpruneError, NothingToPruneError, TargetNotReachedError, UsageError
 from graphprune.fidelity import measure
 from graphprune.model import Model
 from graphprune.options import PruneOptions
 from graphprune.pipeline import Record, Step, run
-from graphprune.presets import as_steps, targets_of, trades
+from graphprune.presets import as_steps, means_of, targets_of
 from graphprune.report import size_text
 from graphprune.state import State
 
 Made = tuple[list[Step], State, list[Record]]
 
 
-def met(model: Model, start: State, clock: Clock, announce: Callable[[str], None], options: PruneOptions) -> Made:
-    """The steps, the state they led to, and their records; sizes and latencies are measured on the result."""
+def met(
+    model: Model,
+    start: State,
+    clock: Clock,
+    announce: Callable[[str], None],
+    options: PruneOptions,
+    known: list[Record] | None = None,
+) -> Made:
+    """The steps, the state they led to, and their records; sizes and latencies are measured on the result.
+
+    Args:
+        model: the original.
+        start: where the steps start.
+        clock: what times models.
+        announce: called with the text of each step before it runs.
+        options: as checked.
+        known: records of an earlier call with the same ``start``, whose steps are not run again as far as these here
+            are the same; replaced by those of this call.
+    """
     asked = targets_of(options)
     aims = []
     if (size := asked.get("size")) is not None:
@@ -36,7 +53,7 @@ def met(model: Model, start: State, clock: Clock, announce: Callable[[str], None
         kept = latency if options["target_latency_ms"] is None else latency / milliseconds
         aims.append(Aim("latency", kept, lambda m: clock.compare(model, m)[1], lambda s: f"{s * milliseconds:.3g} ms"))
     fixed = {name: share for name, share in asked.items() if name not in ("size", "latency")}
-    known: list[Record] = []
+    known = [] if known is None else known
 
     def run_from(steps: list[Step]) -> Made:
         """Run the steps, from where they differ from those before."""
@@ -55,7 +72,11 @@ def met(model: Model, start: State, clock: Clock, announce: Callable[[str], None
 
     if not aims:
         return make({})
-    if latency is None or not clock.skips_zeros or not trades(options):
+    if latency is None or (means := means_of(options)) == ("channels",):
+        return reached(make)
+    if not clock.skips_zeros:
+        if options["latency_by"] != "best":
+            raise UsageError("zeros make nothing faster in onnxruntime", "compile the model, or leave --latency-by out")
         return reached(make)
 
     def sparse(channels: float | None) -> Callable[[Mapping[str, float]], Made]:
@@ -68,14 +89,19 @@ def met(model: Model, start: State, clock: Clock, announce: Callable[[str], None
 
         return made
 
-    ways = {"zeros": sparse(None), "channels": make, "channels and zeros": sparse(float(np.sqrt(min(kept, 1.0))))}
-    return _best({name: partial(reached, way) for name, way in ways.items()}, model, announce, options)
+    ways = {"zeros": sparse(None), "channels": make, "both": sparse(float(np.sqrt(min(kept, 1.0))))}
+    if len(means) == 1:
+        return reached(ways[means[0]])
+    return _best({name: partial(reached, ways[name]) for name in means}, model, announce, options)
 
 
 def _best(
     ways: Mapping[str, Callable[[], Made]], model: Model, announce: Callable[[str], None], options: PruneOptions
 ) -> Made:
-    """Of the ways that meet the target, the one whose outputs are least off; what the others came to is noted."""
+    """Of the ways that meet the target, the one whose outputs are least off; what the others came to is noted.
+
+    Outputs are compared on the inputs that calibration found most like real ones: what noise makes of them says little.
+    """
     found: dict[str, Made] = {}
     errors: dict[str, float] = {}
     missed: GraphpruneError | None = None
@@ -86,7 +112,9 @@ def _best(
         except (TargetNotReachedError, NothingToPruneError) as error:
             missed = missed or error
         else:
-            errors[name] = measure(model, found[name][1].model, seed=options["seed"] + 1).error
+            state = found[name][1]
+            like = state.data["calibration"].nearest
+            errors[name] = measure(model, state.model, seed=options["seed"] + 1, given=like).error
     if not found:
         assert missed is not None
         raise missed

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from graphprune.errors import UsageError
 
 TUNING = ("off", "quick")  # ways to choose kernels
+MEANS = ("best", "channels", "zeros", "both")  # of meeting a latency; the first tries all the others
 
 
 def share(text: str) -> float:
@@ -139,6 +140,13 @@ def patterns(given: str | Iterable[str] | None, option: str) -> tuple[str, ...]:
             ) from error
         found += [text] if text else []
     return tuple(found)
+
+
+def means(text: str) -> str:
+    """One of the means of meeting a latency."""
+    if text not in MEANS:
+        raise UsageError(f"a latency is not met by '{text}'", f"one of {', '.join(MEANS)}")
+    return text
 
 
 def tuning(text: str) -> str:

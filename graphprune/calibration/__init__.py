@@ -109,6 +109,7 @@ class Calibration:
         skipped: weight → why nothing is known of its layer.
         source: what the inputs were, in words.
         real: the real inputs, and those optimised to be like them; nothing where none were given.
+        nearest: the inputs that are most like real ones, where any were optimised or given.
     """
 
     moments: Mapping[str, Moments]
@@ -117,6 +118,7 @@ class Calibration:
     skipped: Mapping[str, str]
     source: str
     real: tuple[Inputs, ...] = ()
+    nearest: Inputs | None = None
 
     def reader(self, dim: Dim) -> Moments | None:
         """What is known of the layer that sums over this axis of its weight, if anything."""
@@ -246,7 +248,7 @@ def calibrate(
         energy = np.trace(covariance) if matters is None else (matters * covariance).sum()
         moments[name] = Moments(layer, affine(model, node, layer), second, float(energy), matters)
     real = () if given is None else tuple(nearest)
-    return Calibration(moments, statistics, noise, skipped, source, real)
+    return Calibration(moments, statistics, noise, skipped, source, real, nearest[-1] if nearest else None)
 
 
 def _same(inputs: Inputs) -> Inputs:
