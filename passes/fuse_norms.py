@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
@@ -12,10 +12,12 @@ import onnx_graphsurgeon as gs
 
 from graphprune.model import Model
 from graphprune.model.surgeon import is_standard
+from graphprune.rules.spelled import Spelled
 from graphprune.state import State
 
 # The opset that brought each of them.
 LAYER_NORM, RMS_NORM = 17, 23
+AXES_INPUT = 18  # from here on a mean takes its axes as an input
 
 # Exponents of x, of its mean m, of its mean square q, and of r = 1 / √(variance + ε).
 Power = tuple[int, int, int, int]
@@ -30,6 +32,7 @@ _RESHAPED = frozenset(["Expand", "Reshape", "Squeeze", "Unsqueeze"])
 _SQUARES = frozenset(["Mul", "Pow"])
 _MEANS = frozenset(["GlobalAveragePool", "ReduceMean"])
 _TOTALS = frozenset(["ReduceSum", "ReduceSumSquare"])
+_THERE = ":there"  # behind the name of a weight that counts
 
 
 class _Found(NamedTuple):
@@ -46,40 +49,43 @@ class _Found(NamedTuple):
 class FuseNorms:
     """Find LayerNormalization (Ba et al. 2016) and RMSNormalization (Zhang & Sennrich 2019) in every spelling.
 
-    Whatever is made of x by arithmetic and means over its last axes is a polynomial in x, in its mean and mean square,
-    and in 1 / √(variance + ε). So two spellings are the same function if their polynomials are, whether the variance is
-    the mean of squares about the mean or the mean square less the squared mean, and whether x is scaled before or after
-    its mean is taken away. Operators that the model's opset does not have are not put in.
+    Whatever is made of x by arithmetic and means over some axes is a polynomial in x, in its mean and mean square, and
+    in 1 / √(variance + ε). So two spellings are the same function if their polynomials are, whether the variance is the
+    mean of squares about the mean or the mean square less the squared mean, and whether x is scaled before or after its
+    mean is taken away. Where there is no operator, for want of a newer opset or because other axes than the last are
+    normalised over, what is centred is spelled in a way that lets channels go.
     """
 
     def __call__(self, state: State) -> State:
         """A state with fewer nodes, or the same state."""
-        if state.model.opset < LAYER_NORM:
-            return state
         model = state.model.copy()
         place = {id(node): k for k, node in enumerate(model.graph.nodes)}
         inside: set[str] = set()
-        for x, axis in _seeds(model):
+        done: set[str] = set()
+        instead: dict[int, list[gs.Node]] = {}
+        for x, axes in _seeds(model):
             if x.name in inside:
                 continue
-            region = _Region(model, x, axis, place)
-            if (found := region.normalisation(inside)) is not None:
+            region = _Region(model, x, axes, place)
+            if (found := region.normalisation(inside | done)) is not None:
                 inside |= region.within(found.y)
+                done.add(found.y.name)
                 at = place[id(found.y.inputs[0])]
-                model.graph.nodes[at] = _norm(found, x, len(region.normalised))
-        return replace(state, model=model.with_nodes(model.graph.nodes)) if inside else state
+                name = found.y.inputs[0].name
+                found.y.inputs.clear()
+                instead[at] = [_norm(found, x, axes, name)] if region.operator else region.countable(found)
+        nodes = (new for k, node in enumerate(model.graph.nodes) for new in instead.get(k, [node]))
+        return replace(state, model=model.with_nodes(nodes)) if instead else state
 
 
-def _norm(found: _Found, x: gs.Tensor, axes: int) -> gs.Node:
-    name = found.y.inputs[0].name
-    found.y.inputs.clear()
+def _norm(found: _Found, x: gs.Tensor, axes: Sequence[int], name: str) -> gs.Node:
     inputs = [x, found.scale, *([found.shift] if found.shift is not None else [])]
     op = "LayerNormalization" if found.centred else "RMSNormalization"
-    return gs.Node(op, name, {"axis": -axes, "epsilon": found.epsilon}, inputs, [found.y])
+    return gs.Node(op, name, {"axis": -len(axes), "epsilon": found.epsilon}, inputs, [found.y])
 
 
-def _seeds(model: Model) -> Iterator[tuple[gs.Tensor, int]]:
-    """What may be normalised, from which axis on: what is averaged over its last axes, and what that is made of."""
+def _seeds(model: Model) -> Iterator[tuple[gs.Tensor, tuple[int, ...]]]:
+    """What may be normalised, and over which axes: what is averaged over them, and what that is made of."""
     for node in model.graph.nodes:
         if not is_standard(node) or node.op not in _MEANS | _TOTALS or not node.inputs:
             continue
@@ -92,12 +98,13 @@ def _seeds(model: Model) -> Iterator[tuple[gs.Tensor, int]]:
             before += [n.inputs[0] for n in tensor.inputs if n.op in _SAME or (tensor is averaged and n.op in _SQUARES)]
         for x in reversed(before):
             if not isinstance(x, gs.Constant) and model.shapes.get(x.name) == model.shapes[averaged.name]:
-                yield x, axes[0]
+                yield x, axes
 
 
-def _axes(node: gs.Node, model: Model) -> list[int] | None:
-    """The axes that a node averages over, where they are known and the last ones."""
-    shape = model.shapes.get(node.inputs[0].name)
+def _axes(node: gs.Node, model: Model) -> tuple[int, ...] | None:
+    """The axes that a node averages over, where they are known and of one size always."""
+    name = node.inputs[0].name
+    shape = model.shapes.get(name)
     if not shape or None in shape:
         return None
     rank = len(shape)
@@ -106,18 +113,21 @@ def _axes(node: gs.Node, model: Model) -> list[int] | None:
         given = range(2, rank)
     elif given is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
         given = np.asarray(node.inputs[1].values).reshape(-1)
-    axes = sorted(int(axis) % rank for axis in given) if given is not None else []
-    return axes if axes and axes == list(range(axes[0], rank)) else None
+    axes = tuple(sorted(int(axis) % rank for axis in given)) if given is not None else ()
+    return axes if axes and not any((name, axis) in model.varying for axis in axes) else None
 
 
 class _Region:
-    """What is made of x by arithmetic and means over its axes from one on."""
+    """What is made of x by arithmetic and means over some of its axes."""
 
-    def __init__(self, model: Model, x: gs.Tensor, axis: int, place: Mapping[int, int]) -> None:
-        self.model, self.x, self.place = model, x, place
+    def __init__(self, model: Model, x: gs.Tensor, axes: tuple[int, ...], place: Mapping[int, int]) -> None:
+        self.model, self.x, self.axes, self.place = model, x, axes, place
         self.shape: tuple[int, ...] = model.shapes[x.name]  # type: ignore[assignment]
-        self.normalised = self.shape[axis:]
-        self.rows, self.kept = self.shape[:axis], (*self.shape[:axis], *(1 for _ in self.normalised))
+        rank = len(self.shape)
+        self.normalised = tuple(self.shape[k] if k in axes else 1 for k in range(axes[0], rank))
+        self.rows = tuple(size for k, size in enumerate(self.shape) if k not in axes)
+        self.kept = tuple(1 if k in axes else size for k, size in enumerate(self.shape))
+        self.last = axes == tuple(range(axes[0], rank))
         self.dtype = model.dtypes[x.name]
         self.radicand: Sum | None = None
         self.sums: dict[str, Sum] = {x.name: {X: np.ones(())}}
@@ -127,7 +137,7 @@ class _Region:
         """The last step of a normalisation of x, scaled and shifted where that is constant; none that is in ``but``."""
         if prod(self.normalised) < 2:
             return None
-        found = None
+        found: _Found | None = None
         waiting = {id(n): n for n in self.x.outputs}
         while waiting:
             node = waiting.pop(min(waiting, key=lambda key: self.place.get(key, len(self.place))))
@@ -142,7 +152,40 @@ class _Region:
                 found = None if y.name in but else self._as_norm(y, value)
             elif [id(reader) for reader in found.y.outputs] == [id(node)] and not self.model.hands_out(found.y):
                 found = self._as_norm(y, value) or found
-        return found
+        return None if found is None or any(c.name.endswith(_THERE) for c in self.constants) else found
+
+    @property
+    def operator(self) -> bool:
+        """Whether the model's opset has one for what is centred."""
+        return self.last and self.model.opset >= LAYER_NORM
+
+    def countable(self, found: _Found) -> list[gs.Node]:
+        """The same in operators of any opset, with a weight of ones that says which positions are there.
+
+        Where x is zero because its unit is, it is off its mean by as much as that; and so are those that went, whose
+        number is known by the ones that are left.
+        """
+        spelled = Spelled(f"{found.y.name}:norm", self.dtype)
+        there = gs.Constant(f"{found.y.name}{_THERE}", np.ones(self.normalised, self.dtype))
+
+        def mean(of: gs.Tensor, axes: Sequence[int]) -> gs.Tensor:
+            if self.model.opset < AXES_INPUT:
+                return spelled.made("ReduceMean", of, axes=list(axes), keepdims=1)
+            return spelled.made("ReduceMean", of, gs.Constant(f"{of.name}:axes", np.array(axes)), keepdims=1)
+
+        m = mean(self.x, self.axes)
+        off = spelled.made("Mul", spelled.made("Sub", self.x, m), there)
+        gone = spelled.made("Sub", spelled.number(1), mean(there, [axis - self.axes[0] for axis in self.axes]))
+        zeros = spelled.made("Mul", spelled.made("Mul", m, m), gone)
+        variance = spelled.made("Add", mean(spelled.made("Mul", off, off), self.axes), zeros)
+        root = spelled.made("Sqrt", spelled.made("Add", variance, spelled.number(found.epsilon)))
+        made_up = found.scale.name not in self.model.constants and bool((np.asarray(found.scale.values) == 1).all())
+        parameters = (("Mul", None if made_up else found.scale), ("Add", found.shift))
+        affine = [(op, parameter) for op, parameter in parameters if parameter is not None]
+        result = spelled.made("Div", off, root, into=None if affine else found.y)
+        for op, parameter in affine:
+            result = spelled.made(op, result, parameter, into=found.y if parameter is affine[-1][1] else None)
+        return spelled.nodes
 
     def within(self, y: gs.Tensor) -> set[str]:
         """What is made of x on the way to ``y``."""
@@ -169,7 +212,7 @@ class _Region:
             return None
         if not _same({power: c for power, c in value.items() if power != ONE}, known):
             return None
-        if not centred and (self.model.opset < RMS_NORM or shift is not None):
+        if not centred and (self.model.opset < RMS_NORM or shift is not None or not self.last):
             return None
         gamma = self._constant(scale, f"{y.name}:scale")
         beta = None if shift is None else self._constant(shift, f"{y.name}:shift")
@@ -228,9 +271,7 @@ class _Region:
         """E(x) = m and E(x²) = q."""
         value = self._sum(node.inputs[0])
         axes = _axes(node, self.model)
-        if value is None or axes is None or self.model.shapes[node.inputs[0].name] != self.shape:
-            return None
-        if axes[0] != len(self.rows):
+        if value is None or axes != self.axes or self.model.shapes[node.inputs[0].name] != self.shape:
             return None
         if node.op == "ReduceSumSquare":
             value = _product(value, value)

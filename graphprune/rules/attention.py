@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.rules.base import Call, Kept, Operand, Rule, Ties, tie
+from graphprune.rules.base import Call, Kept, Operand, Pin, Rule, Ties, tie
 
 _WHY = "{op} needs whole heads, and every position of its sequences"
 
@@ -43,10 +43,15 @@ def _given(call: Call, index: int) -> Operand:
     return operand
 
 
-def _batch(call: Call, *inputs: int) -> Ties:
-    for index in inputs:
-        if (operand := call.input(index)) is not None and operand.shape[0] == call.y.shape[0]:
-            yield tie(operand, 0, call.y, 0)
+def _batch(call: Call, inputs: Sequence[int], outputs: Sequence[Operand | None], axis: int = 0) -> Ties:
+    """An axis of operands is the batch, or one of 1 for all of it; else the batch stays as it is."""
+    for operand in (*map(call.input, inputs), *outputs):
+        if operand is None or operand.shape[axis] == 1:
+            continue
+        if operand.shape[axis] == call.y.shape[0]:
+            yield tie(operand, axis, call.y, 0)
+        else:
+            yield Pin(call.y.dim(0), "counted in another way by one of its inputs")
 
 
 def _count(attribute: str, heads: int, kept: Kept, operand: Operand, axis: int, node: gs.Node) -> None:
@@ -66,7 +71,8 @@ def _packed_sizes(call: Call) -> list[int]:
 def _packed_ties(call: Call) -> Ties:
     heads = _Heads(call.y, 2, int(call.attrs["num_heads"]))
     weight, bounds = _given(call, 1), np.cumsum([0, *_packed_sizes(call)])
-    yield from _batch(call, 0)
+    yield from _batch(call, (0, 3, 5), ())
+    yield from _batch(call, (4,), call.outputs[1:], axis=1)  # keys and values in one tensor
     yield tie(call.x, 2, weight, 0, summed=True)
     yield from heads.ties(call.y, 2)
     for operand, axis in ((weight, 1), (call.input(2), 0)):
@@ -95,7 +101,7 @@ def _multi_head_ties(call: Call) -> Ties:
     """Queries, keys and values as [batch, steps, heads · width], or keys and values as [batch, heads, steps, width]."""
     x, key, value = call.x, call.input(1), call.input(2)
     heads = _Heads(call.y, 2, int(call.attrs["num_heads"]))
-    yield from _batch(call, 0, 1, 2, 5, 6, 7)
+    yield from _batch(call, (0, 1, 2, 4, 5, 6, 7), call.outputs[1:])
     yield from heads.ties(call.y, 2)
     for operand in (x, key, value):
         if operand is not None:
@@ -118,7 +124,7 @@ def _grouped_ties(call: Call) -> Ties:
     """Keys and values of a group go with all its queries; all three may stand side by side in the first input."""
     shared = int(call.attrs["kv_num_heads"])
     heads = _Heads(call.y, 2, shared)
-    yield from _batch(call, 0, 1, 2, 3, 4)
+    yield from _batch(call, (0, 1, 2, 3, 4, 5, 9, 10), call.outputs[1:])
     yield from heads.ties(call.y, 2)
     queries = call.y.shape[2]
     keys = (call.x.shape[2] - queries) // 2
@@ -146,11 +152,12 @@ def _standard_ties(call: Call) -> Ties:
     key = _given(call, 1)
     shared = key.shape[1] if key.rank == 4 else int(call.attrs["kv_num_heads"])
     heads = _Heads(call.y, _standard_axis(call.y), shared)
-    yield from _batch(call, 0, 1, 2, 4, 5)
+    mask = call.input(3)
+    masks = [3] if mask is not None and mask.rank == 4 else []  # of fewer axes, it is the same for all
+    yield from _batch(call, [0, 1, 2, *masks, 4, 5, 6], call.outputs[1:])
     yield from heads.ties(call.y, heads.axis)
     for index in (0, 1, 2):
         yield from heads.ties(_given(call, index), _standard_axis(_given(call, index)))
-    mask = call.input(3)
     for operand in (mask if mask is not None and mask.rank == 4 else None, *call.inputs[4:6], *call.outputs[1:]):
         yield from heads.ties(operand, 1)
 

@@ -38,4 +38,4 @@ def test_nothing_to_prune() -> None:
         Cut()(pinned)
     assert caught.value.exit_code == 4
     with pytest.raises(NothingToPruneError):
-        Cut()(replace(State(load(NET)), exclude="."))
+        Cut()(replace(State(load(NET)), exclude=(".",)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphprune.cut import cut, gone
 from graphprune.groups import analyse
 from graphprune.model import Model, load
 from graphprune.pipeline import parse, run
+from graphprune.proof import Runner, seeded_inputs
 from graphprune.state import State
-from tests.law import assert_law, net
+from tests.law import assert_law, brief, halves, net
 
 MEAN = "m = ReduceMean<axes=[-1]>(x)\nc = Sub(x, m)\n"
 SQUARE = "s = Mul(c, c)\nv = ReduceMean<axes=[-1]>(s)\n"
@@ -143,10 +145,6 @@ def test_root_mean_squares_where_there_is_an_operator(opset: int, op: str | None
         (MEAN + SQUARE + ROOT + "n = Div(x, d)\n" + AFFINE, "not centred"),
         (MEAN + SQUARE + "e = Sub(v, eps)\nd = Sqrt(e)\nn = Div(c, d)\n" + AFFINE, "less ε"),
         (RMS + MEAN + "n = Div(c, d)\n" + AFFINE, "by the mean square of what is not centred"),
-        (
-            MEAN.replace("[-1]", "[1]") + SQUARE.replace("[-1]", "[1]") + ROOT + "n = Div(c, d)\n" + AFFINE,
-            "another axis",
-        ),
         (MEAN + SQUARE.replace("[-1]", "[1]") + ROOT + "n = Div(c, d)\n" + AFFINE, "two different axes"),
         (MEAN + "k = Mul(c, g)\ns = Mul(k, k)\nv = ReduceMean<axes=[-1]>(s)\n" + ROOT + "t = Div(c, d)\n", "weighted"),
         (MEAN + SQUARE + "k = Neg(v)\nl = Relu(k)\ne = Add(l, eps)\nd = Sqrt(e)\nt = Div(c, d)\n", "cut off"),
@@ -162,9 +160,50 @@ def test_what_is_no_normalisation_stays(body: str, why: str) -> None:
         assert after is before, why
 
 
-def test_without_the_operator_nothing_happens() -> None:
-    before, after = fused(SPELLINGS["torch.export"], opset=16)
-    assert after is before
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_without_the_operator_channels_can_go_all_the_same(name: str) -> None:
+    before, after = fused(SPELLINGS[name], opset=16)
+    assert [group.size for group in analyse(after).groups] == [6]
+    assert_law(after)
+    cleaned = run(State(after), parse("fold_constants, clean"))[0].model
+    assert len(cleaned.graph.nodes) <= len(before.graph.nodes) + 1  # nothing is left of the counting
+    assert run(State(after), parse("fuse_norms"))[0].model is after
+
+
+def test_what_is_left_of_a_norm_is_that_of_the_operator() -> None:
+    """Both spellings, cut, are the norm of the whole with zeros in it."""
+    texts = {16: SPELLINGS["torch.export"], 17: SPELLINGS["torch.export"]}
+    cuts = []
+    for opset, text in texts.items():
+        after = fused(text, opset=opset)[1]
+        groups = analyse(after).groups
+        cuts.append(Runner(cut(after, gone(groups, halves(groups))))(seeded_inputs(after))["y"])
+    np.testing.assert_allclose(*cuts, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18])
+def test_channels_of_images(opset: int) -> None:
+    body = (
+        "x = Conv(i, a)\nm = ReduceMean<axes=[1]>(x)\nc = Sub(x, m)\ns = Mul(c, c)\nv = ReduceMean<axes=[1]>(s)\n"
+        + ROOT
+        + "n = Div(c, d)\n"
+        + AFFINE
+        + "y = Conv(t, b)"
+    )
+    body = body.replace("<axes=[1]>(x)", "(x, at)").replace("<axes=[1]>(s)", "(s, at)") if opset == 18 else body
+    weights = {"a": (6, 3, 1, 1), "g": (6, 1, 1), "h": (6, 1, 1), "b": (5, 6, 1, 1), "at": np.array([1])}
+    before = model(body, inputs="float[N,3,4,4] i", opset=opset, **weights)
+    state, records = run(State(before), parse("fuse_norms"))
+    assert all(r.agreement is None or r.agreement.error < 2e-6 for r in records)
+    assert not analyse(before).groups
+    assert [brief(g) for g in analyse(state.model).groups] == ["6 a[0] t:there[0] g[0] h[0] b[1]"]
+    assert_law(state.model)
+
+
+def test_what_is_normalised_over_may_not_be_of_any_size() -> None:
+    body = "x = Relu(i)\n" + (MEAN + SQUARE).replace("[-1]", "[1, 2]") + ROOT + "y = Div(c, d)"
+    before = model(body, inputs="float[2,N,4] i")
+    assert run(State(before), parse("fuse_norms"))[0].model is before
 
 
 def test_what_is_added_by_row_stays_outside() -> None:

@@ -43,4 +43,4 @@ def test_a_group_of_zeros_scores_zero() -> None:
 
 
 def test_excluded_groups_get_no_score() -> None:
-    assert Magnitude()(State(load(NET), exclude="^b")).scores == {}
+    assert Magnitude()(State(load(NET), exclude=("^b",))).scores == {}

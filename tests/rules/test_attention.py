@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.law import Case, case, check
+from graphprune.cost import CostModel
+from graphprune.model import load
+from tests.law import Case, case, check, net
 from tests.rules.test_fused import fused
 
 WEIGHTS = {"inputs": "float[2,5,3] x", "q": (3, 12), "k": (3, 12), "v": (3, 12), "o": (12, 7)}
@@ -120,9 +122,184 @@ MICROSOFT = [
         **{**ANGLES, "inputs": "float[2,5,3] x", "q": (3, 12), "o": (12, 7)},
     ),
 ]
-CASES = [*STANDARD, *ROTARY, *MICROSOFT]
+# Keys and values of three steps before, [batch, heads, steps, width], and what is made of them: [batch, steps, 7].
+PAST = {"pk": (2, 4, 3, 3), "pv": (2, 4, 3, 3), "n": (12, 7), "m": (12, 7), "flat": np.array([0, 0, 12])}
+PAST = {**PAST, "w": (6, 1, 1), "last": (6, 4), "scores": (1, 4, 5, 8)}
+PRESENT = """
+    kt = Transpose<perm=[0,2,1,3]>(key)
+    vt = Transpose<perm=[0,2,1,3]>(value)
+    kf = Reshape(kt, flat)
+    vf = Reshape(vt, flat)
+    ky = MatMul(kf, n)
+    vy = MatMul(vf, m)
+    uy = MatMul(u, o)
+    y = Concat<axis=1>(uy, ky, vy)
+"""
+SIX = "s = Mul(x, w)\na = MatMul(s, q)\nb = MatMul(s, k)\nc = MatMul(s, v)\n"  # six of a batch, by a weight
+BATCH = "t = Transpose<perm=[1,2,0]>(u)\ny = MatMul(t, last)"
+ROW = {**WEIGHTS, "inputs": "float[1,5,3] x"}
+BATCHES = """
+    ut = Transpose<perm=[1,2,0]>(u)
+    kt = Transpose<perm=[1,2,3,0]>(key)
+    vt = Transpose<perm=[1,2,3,0]>(value)
+    uy = MatMul(ut, last)
+    ky = MatMul(kt, last)
+    vy = MatMul(vt, last)
+    uf = Reshape(uy, rows)
+    kf = Reshape(ky, rows)
+    vf = Reshape(vy, rows)
+    y = Concat<axis=0>(uf, kf, vf)
+"""
+ROW = {**ROW, "rows": np.array([-1, 4])}
+CACHES = [
+    case(
+        "Attention with keys and values from before, and scores by head",
+        f"{PROJECTED}u, key, value, qk = Attention<q_num_heads=4, kv_num_heads=4>(a, b, c, scores, pk, pv)\n"
+        + PRESENT.replace("(uy, ky, vy)", "(uy, ky, vy, qy)").replace(
+            "uy =", "qt = Transpose<perm=[0,2,3,1]>(qk)\nqx = MatMul(qt, r)\nqy = Reshape(qx, fr)\nuy ="
+        ),
+        "4 q[1]*3 k[1]*3 v[1]*3 scores[1] pk[1] pv[1] n[0]*3 m[0]*3 r[0] o[0]*3",
+        opset=23,
+        r=(4, 7),
+        fr=np.array([2, 40, 7]),
+        **{**WEIGHTS, **PAST, "w": (1,), "last": (1,)},
+    ),
+    case(
+        "Attention, one of a batch by a weight",
+        f"{SIX}u, key, value = Attention<q_num_heads=4, kv_num_heads=4>(a, b, c, scores, pk, pv)\n{BATCHES}",
+        "6 w[0] scores[0] pk[0] pv[0] last[0]",
+        opset=23,
+        **{**ROW, **PAST, "scores": (6, 1, 5, 8), "pk": (6, 4, 3, 3), "pv": (6, 4, 3, 3)},
+    ),
+    fused(
+        "Attention with its projections, keys and values from before",
+        "u, both = com.microsoft.Attention<num_heads=4>(x, q, bias, , past)\n"
+        "key = Gather<axis=0>(both, zero)\nvalue = Gather<axis=0>(both, one)\n" + PRESENT,
+        "4 q[1]*9 bias[0]*9 past[2] n[0]*3 m[0]*3 o[0]*3",
+        past=(2, 2, 4, 3, 3),
+        zero=np.array(0),
+        one=np.array(1),
+        **{**WEIGHTS, **PAST, "q": (3, 36), "bias": (36,)},
+    ),
+    fused(
+        "Attention with its projections, scores by head",
+        "u = com.microsoft.Attention<num_heads=4>(x, q, bias, , , scores)\ny = MatMul(u, o)",
+        "4 q[1]*9 bias[0]*9 scores[1] o[0]*3",
+        **{**WEIGHTS, "q": (3, 36), "bias": (36,), "scores": (1, 4, 5, 5)},
+    ),
+    fused(
+        "Attention with its projections, one of a batch by a weight",
+        "s = Mul(x, w)\nu, both = com.microsoft.Attention<num_heads=4>(s, q, bias, masked, past)\n"
+        "key = Gather<axis=0>(both, zero)\nvalue = Gather<axis=0>(both, one)\n" + BATCHES,
+        "6 w[0] past[1] last[0]",
+        rank=2,
+        past=(2, 6, 4, 3, 3),
+        masked=np.array([[1] * 8] * 5 + [[1] * 4 + [0] * 4], np.int32),
+        zero=np.array(0),
+        one=np.array(1),
+        **{**ROW, **PAST, "q": (3, 36), "bias": (36,)},
+    ),
+    fused(
+        "Attention with its projections, a batch that a mask counts in pairs",
+        f"s = Mul(x, w)\nu = com.microsoft.Attention<num_heads=4>(s, q, bias, ends)\n{BATCH}",
+        ends=np.array([5, 4, 3, 5, 5, 5, 0, 0, 0, 1, 1, 1], np.int32),
+        **{**ROW, **PAST, "q": (3, 36), "bias": (36,)},
+    ),
+    fused(
+        "Attention with its projections, of channels by a weight",
+        "s = MatMul(x, e)\nu = com.microsoft.Attention<num_heads=4>(s, q, bias)\ny = MatMul(u, o)",
+        "6 e[1] q[0]",
+        "4 q[1]*9 bias[0]*9 o[0]*3",
+        **{**WEIGHTS, "e": (3, 6), "q": (6, 36), "bias": (36,)},
+    ),
+    fused(
+        "MultiHeadAttention with keys and values from before, and scores by head",
+        f"{PROJECTED}u, key, value = com.microsoft.MultiHeadAttention<num_heads=4>(a, b, c, bias, , scores, pk, pv)\n"
+        + PRESENT,
+        "4 q[1]*3 k[1]*3 v[1]*3 bias[0]*9 scores[1] pk[1] pv[1] n[0]*3 m[0]*3 o[0]*3",
+        bias=(36,),
+        **{**WEIGHTS, **PAST},
+    ),
+    fused(
+        "MultiHeadAttention, one of a batch by a weight",
+        f"{SIX}u, key, value = com.microsoft.MultiHeadAttention<num_heads=4>(a, b, c, , masked, scores, pk, pv)\n"
+        + BATCHES,
+        "6 w[0] scores[0] pk[0] pv[0] last[0]",
+        rank=2,
+        masked=np.array([[1] * 8] * 5 + [[1] * 4 + [0] * 4], np.int32),
+        **{**ROW, **PAST, "scores": (6, 1, 5, 8), "pk": (6, 4, 3, 3), "pv": (6, 4, 3, 3)},
+    ),
+    fused(
+        "GroupQueryAttention with keys and values from before",
+        f"{PROJECTED}u, key, value = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>"
+        "(a, b, c, pk, pv, length, total)\n" + PRESENT,
+        "2 q[1]*16 k[1]*8 v[1]*8 pk[1] pv[1] n[0]*8 m[0]*8 o[0]*16",
+        length=np.array([7], np.int32),
+        total=np.array(8, np.int32),
+        **{
+            **{**ROW, **PAST, "q": (3, 32), "k": (3, 16), "v": (3, 16), "o": (32, 7)},
+            **{"pk": (1, 2, 3, 8), "pv": (1, 2, 3, 8), "n": (16, 7), "m": (16, 7), "flat": np.array([0, 0, 16])},
+        },
+    ),
+    fused(
+        "GroupQueryAttention, scores by group and a sink for each head",
+        f"{PROJECTED}u, key, value = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=4>"
+        "(a, b, c, , , length, total, , , , scores, sink)\ny = MatMul(u, o)",
+        "4 q[1]*8 k[1]*8 v[1]*8 scores[1] sink[0] o[0]*8",
+        length=np.array([4, 4], np.int32),
+        total=np.array(5, np.int32),
+        **{**WEIGHTS, "q": (3, 32), "k": (3, 32), "v": (3, 32), "o": (32, 7), "scores": (1, 4, 5, 5), "sink": (4,)},
+    ),
+    fused(
+        "GroupQueryAttention, one of a batch by a weight",
+        f"{SIX}u, key, value = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>"
+        f"(a, b, c, pk, pv, length, total)\n{BATCHES}",
+        "6 w[0] pk[0] pv[0] last[0]",
+        rank=2,
+        length=np.array([3] * 6, np.int32),
+        total=np.array(4, np.int32),
+        **{
+            **{**ROW, **PAST, "q": (3, 32), "k": (3, 16), "v": (3, 16), "pk": (6, 2, 3, 8), "pv": (6, 2, 3, 8)},
+            "inputs": "float[1,1,3] x",
+        },
+    ),
+    fused(
+        "GroupQueryAttention of queries, keys and values side by side",
+        "a = MatMul(x, q)\nu, pk, pv = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>"
+        "(a, , , , , length, total)\ny = MatMul(u, o)",
+        "2 q[1]*32 o[0]*16",
+        length=np.array([4, 4], np.int32),
+        total=np.array(5, np.int32),
+        **{**WEIGHTS, "q": (3, 64), "o": (32, 7)},
+    ),
+]
+CASES = [*STANDARD, *ROTARY, *MICROSOFT, *CACHES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_law(case: Case) -> None:
     check(case)
+
+
+MADE = {"a": (2, 5, 12), "b": (2, 6, 12), "c": (2, 6, 12), "p": (2, 5, 3), "q": (3, 36), "e": (36,)}
+
+
+@pytest.mark.parametrize(
+    ("body", "opset", "macs"),
+    [
+        # two of a batch, five queries of six keys, four heads of three: each key of a head meets each query in 3 + 3
+        ("y = Attention<q_num_heads=4, kv_num_heads=4>(a, b, c)", 23, 2 * 4 * 5 * 6 * (3 + 3)),
+        ("y = Attention(h, i, j)", 23, 2 * 4 * 5 * 6 * (3 + 3)),
+        ("y = com.microsoft.MultiHeadAttention<num_heads=4>(a, b, c)", 17, 2 * 4 * 5 * 6 * (3 + 3)),
+        # of five keys, and three channels by 36
+        ("y = com.microsoft.Attention<num_heads=4>(p, q, e)", 17, 2 * 5 * 3 * 36 + 2 * 4 * 5 * 5 * (3 + 3)),
+    ],
+)
+def test_multiplications(body: str, opset: int, macs: int) -> None:
+    heads = {"h": (2, 4, 5, 3), "i": (2, 4, 6, 3), "j": (2, 4, 6, 3)}
+    used = {n: s for n, s in {**MADE, **heads}.items() if f"({n}," in body or f" {n}," in body or f" {n})" in body}
+    if opset == 23:
+        model = net(f"{body}\nz = Add(y, o)", outputs="z", inputs="float[1] o", opset=23, **used)
+    else:
+        model = fused("", f"z = Identity(x)\n{body}", inputs="float[1] x", **used).model
+    assert CostModel(load(model)).at().macs == macs
