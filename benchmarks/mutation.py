@@ -33,10 +33,13 @@ SHOWN = 100  # characters of a line that survives, around what is changed
 # What holds a file to account, first what finds most; the tiny nets of its own come before these.
 EVERYTHING = ["tests/rules", "tests/test_coupling.py"]
 LAYERS = ["tests/test_calibration.py", "tests/passes/test_reconstruct.py"]
+ROUTING = ["tests/rules/test_routing.py"]
 ALSO = {
     "__init__": EVERYTHING,
+    "axiswise": ROUTING,
     "base": EVERYTHING,
     "convolution": LAYERS,
+    "fused": ROUTING,
     "layer": LAYERS,
     "linear": LAYERS,
     "spelled": ["tests/rules/test_normalization.py"],

@@ -78,6 +78,31 @@ NORMS.append(
         b=(6, 4),
     )
 )
+LOUD = "t0 = MatMul(x, a)\nt = Exp(t0)\nr = MatMul(x, d)\n"  # what is not zero where its channels are
+SKIPPED = {**ROWS, "d": (3, 6), "s": (6,), "o": (6,)}
+NORMS += [
+    fused(
+        "SkipLayerNormalization of what is not silent",
+        LOUD + "u = com.microsoft.SkipLayerNormalization(t, r, s, o)\ny = MatMul(u, b)",
+        **SKIPPED,
+    ),
+    fused(
+        "SkipLayerNormalization of a branch that is not silent",
+        LOUD + "u = com.microsoft.SkipLayerNormalization(r, t, s, o)\ny = MatMul(u, b)",
+        **SKIPPED,
+    ),
+    fused(
+        "SkipSimplifiedLayerNormalization of what is not silent",
+        LOUD + "u = com.microsoft.SkipSimplifiedLayerNormalization(t, r, s)\ny = MatMul(u, b)",
+        **SKIPPED,
+    ),
+    fused(
+        "SkipLayerNormalization with a scale that is computed",
+        "t = MatMul(x, a)\nr = MatMul(x, d)\nk = ReduceMax<axes=[0,1], keepdims=0>(r)\n"
+        "u = com.microsoft.SkipLayerNormalization(t, r, k)\ny = MatMul(u, b)",
+        **SKIPPED,
+    ),
+]
 _TABLES = {"word": (9, 6), "place": (8, 6), "part": (2, 6), "s": (6,), "o": (6,), "b": (6, 4)}
 EMBEDDED = [
     fused(
@@ -113,6 +138,45 @@ PRODUCTS = [
         inputs="float[2,5,3] x",
         a=(3, 6),
         d=(3, 6),
+    ),
+    fused(
+        "FusedMatMul, rows that are channels",
+        "u = com.microsoft.FusedMatMul(a, x)\ny = MatMul(b, u)",
+        "6 a[0] b[1]",
+        inputs="float[3,5] x",
+        a=(6, 3),
+        b=(4, 6),
+        rank=2,
+    ),
+    *(
+        fused(
+            f"FusedMatMul, {attribute}",
+            f"t = MatMul(x, a)\nr = com.microsoft.FusedMatMul<{attribute}=1>(t, d)\ny = Abs(r)",
+            inputs="float[4,4,3] x",
+            a=(3, 6),
+            d=(4, 6, 5) if attribute == "transBatchA" else (6, 4, 5),
+        )
+        for attribute in ("transBatchA", "transBatchB")
+    ),
+    *(
+        fused(
+            f"FusedConv, {activation} of channels that are added up",
+            f't = com.microsoft.FusedConv<activation="{activation}"{more}>(x, a, c)\n'
+            "u = ReduceSum(t, one)\ny = Conv(u, b)",
+            *(["6 a[0] c[0]"] if silent else []),
+            inputs="float[1,3,8,8] x",
+            a=(6, 3, 1, 1),
+            c=(6,),
+            b=(4, 1, 1, 1),
+            one=np.array([1]),
+            rank=4,
+        )
+        for activation, more, silent in (
+            ("Relu", "", True),
+            ("LeakyRelu", ", activation_params=[0.1]", True),
+            ("Tanh", "", True),
+            ("Sigmoid", "", False),
+        )
     ),
     fused(
         "FusedGemm",
