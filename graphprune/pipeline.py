@@ -108,6 +108,7 @@ class Record:
         prepares: whether later steps need what the step left in ``data``, so that a replay has to run it.
         before: the state the step started from.
         nodes: number of nodes after the step.
+        replay: what a replay runs in its place.
     """
 
     text: str
@@ -119,6 +120,7 @@ class Record:
     nodes: int
     prepares: bool = False
     layers_gone: tuple[Branch, ...] = ()
+    replay: str = ""
 
     @property
     def law(self) -> bool:
@@ -183,7 +185,9 @@ def run(
     are apart is measured and recorded, with no bound), and the pass that consumes ``layers`` one equal to it with the
     output of those branches multiplied by zero. A pass that changes outputs on purpose, by fitting weights
     anew, says so with a class attribute ``approximate = True``; its effect is measured and recorded, with no bound.
-    One that leaves in ``data`` what passes after the cut need says ``prepares = True``.
+    One that leaves in ``data`` what passes after the cut need says ``prepares = True``. One that chooses by times,
+    which another run would measure otherwise, has a method ``settled``: of the state after it, it makes a text that
+    chooses the same.
 
     Args:
         state: where to start.
@@ -221,7 +225,9 @@ def run(
             agreement, layers = prove(step, before.model, state.model, cut, silent, bounded=not inexact)
         prepares = getattr(step.run, "prepares", False)
         nodes = len(state.model.graph.nodes)
-        records.append(Record(step.text, seconds, agreement, layers, cut, before, nodes, prepares, branches))
+        settled = getattr(step.run, "settled", None)
+        replay = settled(state) if settled else step.text
+        records.append(Record(step.text, seconds, agreement, layers, cut, before, nodes, prepares, branches, replay))
     return state, records
 
 

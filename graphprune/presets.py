@@ -82,7 +82,7 @@ def replay(plan: Plan, original: Model) -> list[Step]:
         groups = traced(original, state.model, state.prunable)
         return replace(state, drop=plans.as_drop(plan, original, groups))
 
-    cut = [Step("replay plan", choose), *parse("cut")] if plan.removals or not plan.layers else []
+    cut = [Step("replay plan", choose), *parse("cut")] if plan.removals else []
     return [*parse(", ".join(plan.before)), *cut, *parse(", ".join(plan.after))]
 
 

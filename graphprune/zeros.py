@@ -100,9 +100,13 @@ class Zeros:
 
     Attributes:
         parts: by weight, for each part of the layer its blocks from the first row on.
+        size: rows of a block.
+        damp: share of the mean input power added to every input.
     """
 
     parts: Mapping[str, list[list[Block]]]
+    size: int
+    damp: float
 
     def of(self, name: str) -> list[Block]:
         """The blocks of one layer."""
@@ -243,7 +247,7 @@ def dense(state: State, size: int, damp: float) -> Zeros:
         raise NothingToPruneError(
             f"{state.model.name} has no layer whose weights can be made zero", "leave --sparsity out"
         )
-    return Zeros(parts)
+    return Zeros(parts, size, damp)
 
 
 def _parts(

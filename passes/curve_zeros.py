@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -36,8 +35,6 @@ class CurveZeros:
     block: int = 4
     floor: float = 0.05
     damp: float = 0.01
-
-    prepares: ClassVar[bool] = True
 
     def __call__(self, state: State) -> State:
         """The same model, with ``data["zeros"]``."""

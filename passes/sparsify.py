@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from graphprune.errors import TargetNotReachedError, UsageError
 from graphprune.progress import track
 from graphprune.state import State
-from graphprune.zeros import Curve, Curves, Supports, Zeros, cheapest, dense, in_groups
+from graphprune.zeros import Curve, Curves, Losses, Supports, Zeros, cheapest, dense, in_groups
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Sparsify:
         ratio: share of the multiply-accumulates of these layers that are to meet a zero.
         pattern: ``N:M`` in place of a ratio: of every M neighbouring input channels at most N are left.
         milliseconds: latency of the whole model in place of a ratio, as predicted from ``curve_zeros``; 0 is none.
+        levels: a ratio for every layer by its weight, in place of one for all.
         block: output channels that share their zeros; 1 keeps most accuracy, 4 is fastest.
         floor: share of its inputs that every block keeps.
         damp: share of the mean input power added to every input.
@@ -36,6 +37,7 @@ class Sparsify:
     ratio: float = 0.7
     pattern: str = ""
     milliseconds: float = 0.0
+    levels: Mapping[str, float] | None = None
     block: int = 4
     floor: float = 0.05
     damp: float = 0.01
@@ -59,42 +61,50 @@ class Sparsify:
 
     def __call__(self, state: State) -> State:
         """A state whose model has new weights, many of them zero."""
+        levels = self.levels
         if self.milliseconds:
-            zeros, kept = self._fast(state.data.get("zeros"))
+            curves: Curves | None = state.data.get("zeros")
+            if curves is None:
+                raise UsageError("sparsify needs curves for a latency", 'write "curve_zeros, sparsify(milliseconds=…)"')
+            levels = _levels(curves.layers, self.milliseconds - curves.rest, self.milliseconds)
+            zeros, kept = curves.zeros, _at(levels, curves.zeros, curves.losses, self.floor)
         else:
             zeros = dense(state, self.block, self.damp)
-            kept = self._patterned(zeros) if self.pattern else self._least(zeros)
+            kept = self._kept(zeros)
         share = zeros.share(kept)
-        kind = f"in blocks of {self.block} × 1" + f", {self.pattern}" * bool(self.pattern)
+        kind = f"in blocks of {zeros.size} × 1" + f", {self.pattern}" * bool(self.pattern)
         note = f"{share:.0%} of the multiply-accumulates of {len(zeros.parts)} layers meet a zero, {kind}"
-        notes = (*state.data.get("notes", ()), note)
-        return replace(
-            state, model=zeros.written(state.model, kept), data={**state.data, "sparsity": share, "notes": notes}
-        )
+        left = {"sparsity": share, "levels": levels, "notes": (*state.data.get("notes", ()), note)}
+        return replace(state, model=zeros.written(state.model, kept), data={**state.data, **left})
 
-    def _least(self, zeros: Zeros) -> Supports:
-        """All layers compete for the ratio."""
-        blocks = [block for name in zeros.parts for block in zeros.of(name)]
+    def settled(self, after: State) -> str:
+        """The levels in the place of a latency, whose times another run would measure otherwise."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.milliseconds:
+            zeros = after.data["zeros"].zeros
+            options |= {"milliseconds": 0.0, "levels": after.data["levels"], "block": zeros.size, "damp": zeros.damp}
+        changed = [f"{f.name}={options[f.name]!r}" for f in fields(self) if options[f.name] != f.default]
+        return f"sparsify({', '.join(changed)})"
+
+    def _kept(self, zeros: Zeros) -> Supports:
+        if self.pattern:
+            parts = track([(name, part) for name, made in zeros.parts.items() for part in made])
+            found: dict[str, list[np.ndarray]] = {name: [] for name in zeros.parts}
+            for name, part in parts:
+                found[name] += in_groups(part, *self._counts())
+            return found
         losses = zeros.losses()
-        supports = iter(
-            cheapest(blocks, [one for name in zeros.parts for one in losses[name]], self.ratio, self.floor)[0]
-        )
+        if self.levels is not None:
+            return _at(self.levels, zeros, losses, self.floor)
+        blocks = [block for name in zeros.parts for block in zeros.of(name)]
+        every = [one for name in zeros.parts for one in losses[name]]
+        supports = iter(cheapest(blocks, every, self.ratio, self.floor)[0])
         return {name: [next(supports) for _ in zeros.of(name)] for name in zeros.parts}
 
-    def _patterned(self, zeros: Zeros) -> Supports:
-        """The same pattern in every layer."""
-        return {
-            name: [support for part in parts for support in in_groups(part, *self._counts())]
-            for name, parts in track(list(zeros.parts.items()))
-        }
 
-    def _fast(self, curves: Curves | None) -> tuple[Zeros, Supports]:
-        """Levels of least error that are fast enough."""
-        if curves is None:
-            raise UsageError("sparsify needs curves to meet a latency", 'write "curve_zeros, sparsify(milliseconds=…)"')
-        levels = _levels(curves.layers, self.milliseconds - curves.rest, self.milliseconds)
-        zeros, losses = curves.zeros, curves.losses
-        return zeros, {n: cheapest(zeros.of(n), losses[n], level, self.floor)[0] for n, level in levels.items()}
+def _at(levels: Mapping[str, float], zeros: Zeros, losses: Mapping[str, Sequence[Losses]], floor: float) -> Supports:
+    """What blocks keep with so many zeros in every layer; those that are not named stay as they are."""
+    return {n: cheapest(zeros.of(n), losses[n], levels.get(n, 0.0), floor)[0] for n in zeros.parts}
 
 
 def _levels(curves: Mapping[str, Curve], milliseconds: float, whole: float) -> dict[str, float]:

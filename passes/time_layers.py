@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -28,8 +27,6 @@ class TimeLayers:
 
     shares: tuple[float, ...] = (0.75, 0.5, 0.25)
     multiple: int = 8
-
-    prepares: ClassVar[bool] = True
 
     def __call__(self, state: State) -> State:
         """The same model, with ``data["latency"]``."""

@@ -103,7 +103,7 @@ def from_records(model: Model, records: Iterable[Record], inexact: bool = False)
             state = record.before
             removals = removals_of(model, state.drop, traced(model, state.model, state.prunable))
         elif record.agreement is not None or record.prepares:
-            (after if removals else before).append(record.text)
+            (after if removals else before).append(record.replay)
     return Plan(VERSION, model.name, model.chosen_shapes, before, removals, after, inexact, layers)
 
 

@@ -15,6 +15,7 @@ from graphprune.errors import NothingToPruneError, TargetNotReachedError, UsageE
 from graphprune.model import Model, load
 from graphprune.obs import damped, error
 from graphprune.pipeline import parse, run
+from graphprune.plan import from_records
 from graphprune.state import State
 from graphprune.zeros import dense
 from models import find
@@ -172,6 +173,27 @@ def test_levels_follow_error_and_time() -> None:
         parse("sparsify(milliseconds=0.5)")[0].run(state)
     with pytest.raises(UsageError, match="needs curves"):
         run(State(load(proto)), parse(f"{CALIBRATED}, sparsify(milliseconds=5)"))
+
+
+def test_a_latency_is_replayed_without_a_clock() -> None:
+    """The levels that were measured stand in the plan: another machine makes the same bytes."""
+
+    def profile(model: Model) -> tuple[float, dict[str, float]]:
+        return 1 + 10 * float((rows(model, "w") != 0).mean()), {"c": 10 * float((rows(model, "w") != 0).mean())}
+
+    proto = three_layers()
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    model = load(proto)
+    steps = parse(f"{CALIBRATED}, curve_zeros(block=2), sparsify(milliseconds=6.5)")
+    state, records = run(State(model, data={"profile": profile}), steps)
+    assert "milliseconds" in records[-1].text
+    plan = from_records(model, records)
+    assert not any("curve_zeros" in text or "milliseconds" in text for text in (*plan.before, *plan.after))
+    again = graphprune.prune(model, plan=plan)
+    assert (rows(again.model, "w") == 0).any()
+    for name, constant in state.model.constants.items():
+        assert np.array_equal(constant.values, again.model.constants[name].values), name
 
 
 def test_it_needs_calibration() -> None:
