@@ -7,9 +7,9 @@ a depthwise convolution from what it reads itself.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tvm.tirx.script.builder as T  # noqa: N812
@@ -25,6 +25,7 @@ from graphprune.compiler.kernels.vectors import Expr, arguments, ramp
 from graphprune.compiler.kernels.window import Windowed
 
 _THREADS = 128  # of a block that computes a depthwise convolution
+_ENOUGH = 1 << 16  # threads that keep a graphics processor busy
 
 
 @dataclass(frozen=True)
@@ -186,12 +187,16 @@ def matmul_kernel(matmul: Matmul, shape: Shared) -> tirx.PrimFunc:
 
 
 def depthwise_kernel(op: Windowed) -> tirx.PrimFunc:
-    """The function (x, weight [filters, taps], bias [filters], residual if any, y): a thread computes one output."""
-    window: Window = op.window
-    (height, width), pixels = window.image, math.prod(window.out)
+    """The function (x, weight [filters, taps], bias [filters], residual if any, y).
+
+    A thread computes a few outputs beside one another, so that they share what they read; one where outputs are few.
+    """
+    window, (height, width), (rows, columns) = op.window, op.window.image, op.window.out
     filters = op.channels * op.multiplier
-    size = op.batch * filters * pixels
-    out = (op.batch, filters, *window.out)
+    out = (op.batch, filters, rows, columns)
+    wide = next((wide for wide in (4, 2) if math.prod(out) >= wide * _ENOUGH and columns >= wide), 1)
+    groups = -(-columns // wide)
+    size = op.batch * filters * rows * groups
     down, across = window.kernel
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name("depthwise")
@@ -203,24 +208,38 @@ def depthwise_kernel(op: Windowed) -> tirx.PrimFunc:
             residual=out if op.epilogue.residual else None,
             y=out,
         )
-        total = T.sblock_alloc_buffer((1,), "float32", scope="local")
+        sums = T.sblock_alloc_buffer((wide,), "float32", scope="local")
+        read = T.sblock_alloc_buffer((1,), "float32", scope="local")
         with (
             T.thread_binding(0, -(-size // _THREADS), thread="blockIdx.x") as group,
             T.thread_binding(0, _THREADS, thread="threadIdx.x") as thread,
         ):
             at = group * _THREADS + thread
             with T.If(at < size), T.Then():
-                channel, pixel = at // pixels % filters, at % pixels
-                plane = at // pixels // op.multiplier * (height * width)
-                T.buffer_store(total, bias[channel], [0])
-                with T.unroll(0, down) as i, T.unroll(0, across) as j:
-                    row = pixel // window.out[1] * window.stride[0] + i * window.dilation[0] - window.pad[0]
-                    column = pixel % window.out[1] * window.stride[1] + j * window.dilation[1] - window.pad[1]
-                    value: Any = x[plane + row * width + column]
-                    if any(window.pad):
-                        inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
-                        value = tirx.if_then_else(inside, value, tirx.const(0.0, "float32"))
-                    T.buffer_store(total, total[0] + weight[channel * (down * across) + i * across + j] * value, [0])
-                value = total[0] if residual is None else total[0] + residual[at]
-                T.buffer_store(y, op.epilogue.clip(value, 1), [at])
+                plane, row, first = at // groups // rows, at // groups % rows, at % groups * wide
+                channel = plane % filters
+                image = plane // op.multiplier * (height * width)
+                for j in range(wide):
+                    T.buffer_store(sums, bias[channel], [j])
+                for i, place in itertools.product(range(down), _places(window, wide)):
+                    line = row * window.stride[0] + i * window.dilation[0] - window.pad[0]
+                    column = first * window.stride[1] + place - window.pad[1]
+                    inside = tirx.all(line >= 0, line < height, column >= 0, column < width)
+                    value = tirx.if_then_else(inside, x[image + line * width + column], tirx.const(0.0, "float32"))
+                    T.buffer_store(read, value, [0])
+                    for j, tap in itertools.product(range(wide), range(across)):
+                        if j * window.stride[1] + tap * window.dilation[1] == place:
+                            by = weight[channel * (down * across) + i * across + tap]
+                            T.buffer_store(sums, sums[j] + by * read[0], [j])
+                for j in range(wide):
+                    with T.If(first + j < columns), T.Then():
+                        to = (plane * rows + row) * columns + first + j
+                        value = sums[j] if residual is None else sums[j] + residual[to]
+                        T.buffer_store(y, op.epilogue.clip(value, 1), [to])
     return builder.get()
+
+
+def _places(window: Window, wide: int) -> list[int]:
+    """Columns of the image, from the first one's on, that `wide` outputs beside one another read."""
+    taps = itertools.product(range(wide), range(window.kernel[1]))
+    return sorted({j * window.stride[1] + tap * window.dilation[1] for j, tap in taps})

@@ -95,6 +95,26 @@ def test_a_residual_is_added_before_the_bounds(tmp_path: Path) -> None:
         assert len(fake.manifest.kernels) == 2
 
 
+@pytest.mark.parametrize("enough", [1, 40, 1 << 16])
+def test_depthwise_whatever_a_thread_computes(enough: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_ENOUGH", enough)
+    proto = model(
+        """g (float[2,6,9,7] x) => (float[2,6,9,7] y, float[2,12,5,4] z, float[2,6,9,9] u) {
+            a = Conv <group = 6, pads = [1,1,1,1]> (x, v, b) c = Add (a, x) y = Relu (c)
+            z = Conv <group = 6, strides = [2,2], pads = [2,2,2,2]> (x, w)
+            u = Conv <group = 6, dilations = [1,2], pads = [0,2,0,2]> (x, t)
+        }""",
+        v=(6, 1, 3, 3),
+        b=(6,),
+        w=(12, 1, 5, 5),
+        t=(6, 1, 1, 2),
+    )
+    fake = Fake(proto, tmp_path)
+    inputs = feeds(proto)
+    assert_same(fake.run(inputs), reference(proto, inputs))
+    assert [kernel.name.rstrip("012") for kernel in fake.manifest.kernels] == ["depthwise"] * 3
+
+
 def test_products_of_activations(tmp_path: Path) -> None:
     proto = model(
         """g (float[2,3,5,9] q, float[2,3,9,7] k, float[7,4] v) => (float[2,3,5,4] y) {
