@@ -3,7 +3,7 @@
 ONNX → Relax → kernels in TIR (ours, or TVM's legalised ones) → one static plan of memory and calls → object → library.
 The artefact is a folder: `weights.bin`, `manifest.json` and the code. For C that is a shared and a static library with
 their header, which `graphprune.runtime.load` runs too; for JavaScript a WebAssembly module, or a program for WebGPU,
-with its loader. For graphics processors TVM schedules the kernels, and the plan is one of launches.
+with its loader. For graphics processors TVM schedules what has no kernel of ours, and the plan is one of launches.
 
 TVM is imported when a model is compiled, never before.
 """

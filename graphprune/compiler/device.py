@@ -1,8 +1,9 @@
-"""Kernels of graphics processors: TVM's schedules for them, and a plan of launches in place of TVM's runtime.
+"""Kernels of graphics processors: TVM's schedules for what has none of ours, and launches in place of TVM's runtime.
 
 DLight's rules tile convolutions and matrix products through shared memory (a convolution as an implicit matrix
-product), share reductions among the threads of a block, and give every other value a thread. What starts a kernel is
-a call with constant sizes once shapes are static, so a model is a list of launches that any host program can make.
+product; for CUDA both are kernels of ours), share reductions among the threads of a block, and give every other value
+a thread. What starts a kernel is a call with constant sizes once shapes are static, so a model is a list of launches
+that any host program can make.
 """
 
 from __future__ import annotations
@@ -62,8 +63,21 @@ def device_target(target: Target) -> tvm.target.Target:
 def schedule(module: tvm.IRModule) -> tvm.IRModule:
     """`module` with every function mapped to blocks and threads; within the target's scope."""
     gpu = dlight.gpu
-    rules = (gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback())
-    return dlight.ApplyDefaultSchedule(*rules)(module)
+    rules = (gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction())
+    return dlight.ApplyDefaultSchedule(*map(_Tried, rules), gpu.Fallback())(module)
+
+
+class _Tried:
+    """A rule of DLight that does not apply where it ends in an error, as they do for some chains of operators."""
+
+    def __init__(self, rule: Any) -> None:
+        self.rule = rule
+
+    def apply(self, *given: Any) -> Any:
+        try:
+            return self.rule.apply(*given)
+        except (AssertionError, s_tir.ScheduleError, tvm.error.InternalError):
+            return None
 
 
 def split(module: tvm.IRModule, program: Program, target: Target) -> tuple[list[Launch], tvm.IRModule]:

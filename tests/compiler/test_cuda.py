@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tvm.s_tir import dlight
 
 from graphprune import execute, runtime
 from graphprune.compiler import build, compile_model, nvrtc, targets
@@ -60,6 +61,16 @@ def test_kernels_and_launches_compute_what_onnxruntime_does(name: str, tmp_path:
     fake = Fake(NETS[name], tmp_path, SHAPES.get(name))
     inputs = feeds(NETS[name], SHAPES.get(name))
     assert_same(fake.run(inputs), reference(NETS[name], inputs))
+
+
+def test_where_a_rule_of_dlight_fails_the_next_one_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object, *given: object) -> None:
+        raise AssertionError("some consumers are not inlined")
+
+    for rule in (dlight.gpu.Matmul, dlight.gpu.GEMV, dlight.gpu.Reduction, dlight.gpu.GeneralReduction):
+        monkeypatch.setattr(rule, "apply", fails)
+    inputs = feeds(NETS["tokens"])
+    assert_same(Fake(NETS["tokens"], tmp_path).run(inputs), reference(NETS["tokens"], inputs))
 
 
 @pytest.fixture(scope="module")
