@@ -121,7 +121,8 @@ class Model:
     def dtypes(self) -> dict[str, np.dtype]:
         """Element type of every tensor that is no constant, in bodies too, where numpy has it."""
         known = {name: kind for name, kind in (self._inferred[1] | self._inside(self.shapes)[1]).items() if kind}
-        return {name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in known.items()}
+        told = {name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in known.items()}
+        return self._meter.dtypes | told
 
     @cached_property
     def _inferred(self) -> tuple[dict[str, SymbolicShape], dict[str, int]]:

@@ -193,10 +193,14 @@ class Meter:
 
     Args:
         model: makes the protobuf, and the weights that it refers to.
+
+    Attributes:
+        dtypes: element types of what was seen so far.
     """
 
     def __init__(self, model: Callable[[], tuple[ModelProto, Mapping[str, np.ndarray]]]) -> None:
         self._model = model
+        self.dtypes: dict[str, np.dtype] = {}
         self._types: dict[str, int] = {}
         self._names: list[str] = []
         self._session: ort.InferenceSession | None = None
@@ -217,11 +221,9 @@ class Meter:
             found = self._session.run(names, zeros)
         except Exception:
             return {}
-        return {
-            name: tuple(size or None for size in value.shape)
-            for name, value in zip(names, found, strict=True)
-            if isinstance(value, np.ndarray)
-        }
+        arrays = {name: value for name, value in zip(names, found, strict=True) if isinstance(value, np.ndarray)}
+        self.dtypes |= {name: value.dtype for name, value in arrays.items()}
+        return {name: tuple(size or None for size in value.shape) for name, value in arrays.items()}
 
     def close(self) -> None:
         """Let go of what was opened; it is opened again where more is asked."""

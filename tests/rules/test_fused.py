@@ -148,6 +148,14 @@ PRODUCTS = [
         b=(4, 6),
         rank=2,
     ),
+    fused(
+        "the mean of what onnx knows no type of",
+        "t = MatMul(x, a)\nr = com.microsoft.QuickGelu(t)\nm = ReduceMean<axes=[-1]>(r)\ny = MatMul(m, b)",
+        "6 a[1]",
+        inputs="float[2,5,3] x",
+        a=(3, 6),
+        b=(1, 4),
+    ),
     *(
         fused(
             f"FusedMatMul, {attribute}",
