@@ -76,3 +76,12 @@ def test_what_inference_cannot_tell_is_measured():
 def test_what_cannot_be_run_has_no_shapes():
     foreign = ARITHMETIC.replace('"" : 17', '"" : 17, "acme" : 1').replace("Sqrt(f)", "acme.Frobnicate(f)")
     assert Meter(lambda: (onnx.parser.parse_model(foreign), {}))(["g"], {"x": (1, 3, 1, 1), "seed": (4,)}) == {}
+
+
+def test_what_onnx_does_not_know_is_no_misfit_before_a_body_either():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[2,6] x, float[6] s, bool q) => (float[2,6] y, float[a,b] z) { t = SimplifiedLayerNormalization(x, s)
+    y = If(q) <then_branch = a () => (float[2,6] m) { n = Neg(t)  m = Abs(n) },
+               else_branch = b () => (float[2,6] o) { o = Exp(x) }>  z = Transpose(x) }"""
+    shapes, _ = infer(onnx.parser.parse_model(text), "net", {"x": (2, 6), "s": (6,)})
+    assert shapes["z"] == (6, 2)
