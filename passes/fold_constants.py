@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from networkx.utils import UnionFind
 
 from graphprune.model import Model
 from graphprune.model.session import session
@@ -27,7 +29,7 @@ class FoldConstants:
     store equal biases once that have nothing to do with each other.
 
     Attributes:
-        growth: results may be this many times larger than what they are computed from, beyond the first megabyte.
+        growth: results may be this many times larger than what they are computed from, but for a megabyte in all.
     """
 
     growth: float = 2.0
@@ -41,25 +43,51 @@ class FoldConstants:
         foldable = _foldable(model)
         if not foldable:
             return state
-        ids = {id(n) for n in foldable}
+        kept = {id(n) for n in model.graph.nodes} - {id(n) for n in foldable}
         outputs = {t.name for t in model.graph.outputs}
         results = [
             t
             for node in foldable
             for t in node.outputs
-            if t.name and (t.name in outputs or any(id(reader) not in ids for reader in t.outputs))
+            if t.name and (t.name in outputs or any(id(reader) in kept for reader in t.outputs))
         ]
         values = _run(model, foldable, results)
         if values is None:
             return state
-        read = {t.name: t for n in foldable for t in n.inputs if isinstance(t, gs.Constant)}
-        size = sum(v.nbytes for v in values)
-        if size > LARGE + self.growth * sum(t.values.nbytes for t in read.values()):
+        folded = self._small(foldable, {t.name: v.nbytes for t, v in zip(results, values, strict=True)})
+        if not folded:
             return state
         for tensor, value in zip(results, values, strict=True):
-            tensor.inputs.clear()
-            tensor.to_constant(value)
-        return replace(state, model=model.with_nodes(n for n in model.graph.nodes if id(n) not in ids))
+            if id(tensor.inputs[0]) in folded:
+                tensor.inputs.clear()
+                tensor.to_constant(value)
+        return replace(state, model=model.with_nodes(n for n in model.graph.nodes if id(n) not in folded))
+
+    def _small(self, nodes: list[gs.Node], made: Mapping[str, int]) -> set[int]:
+        """The nodes whose results do not grow too much, by identity; those that read one another go together.
+
+        Args:
+            nodes: that compute constants.
+            made: bytes of their results, by name.
+        """
+        together = UnionFind(id(node) for node in nodes)
+        for node in nodes:
+            together.union(id(node), *(id(n) for t in node.inputs for n in t.inputs))
+        parts: dict[int, list[gs.Node]] = {}
+        for node in nodes:
+            parts.setdefault(together[id(node)], []).append(node)
+        growth = []
+        for own in parts.values():
+            read = {t.name: t for n in own for t in n.inputs if isinstance(t, gs.Constant)}
+            results = sum(made.get(t.name, 0) for n in own for t in n.outputs)
+            growth.append((results - self.growth * sum(t.values.nbytes for t in read.values()), own))
+        found: set[int] = set()
+        total = 0.0
+        for more, own in sorted(growth, key=lambda entry: entry[0]):
+            total += max(more, 0)
+            if total <= LARGE:
+                found |= {id(node) for node in own}
+        return found
 
 
 def _share_matrices(model: Model) -> bool:

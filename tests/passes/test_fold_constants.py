@@ -47,6 +47,14 @@ def test_what_would_grow_too_much_stays() -> None:
     assert [n.op for n in FoldConstants(growth=1e9)(state).model.graph.nodes] == ["Add"]
 
 
+def test_what_grows_too_much_holds_nothing_else_back() -> None:
+    body = "k = Expand(a, s)\nt = Add(x, k)\nl = Neg(b)\nm = Abs(l)\ny = Mul(t, m)"
+    before = load(net(body, inputs="float[900,900] x", a=(1, 1), s=np.array([900, 900]), b=(900,)))
+    after = FoldConstants()(State(before)).model
+    assert [n.op for n in after.graph.nodes] == ["Expand", "Add", "Mul"]
+    np.testing.assert_array_equal(after.constants["m"].values, np.abs(before.constants["b"].values))
+
+
 def test_an_embedding_that_is_also_the_last_layer_is_not_stored_twice() -> None:
     proto = net("e = Gather(a, i)\nk = Transpose(a)\ny = MatMul(e, k)", inputs="int64[5] i", a=(700, 400))
     state = State(load(proto))
