@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from networkx.utils import UnionFind
 
 from graphprune.model import Model
 from graphprune.model.session import session
@@ -70,14 +70,13 @@ class FoldConstants:
             nodes: that compute constants.
             made: bytes of their results, by name.
         """
-        together = UnionFind(id(node) for node in nodes)
-        for node in nodes:
-            together.union(id(node), *(id(n) for t in node.inputs for n in t.inputs))
         parts: dict[int, list[gs.Node]] = {}
         for node in nodes:
-            parts.setdefault(together[id(node)], []).append(node)
+            before = {id(p): p for t in node.inputs for n in t.inputs if (p := parts.get(id(n))) is not None}
+            own = [*chain.from_iterable(before.values()), node]
+            parts |= dict.fromkeys(map(id, own), own)
         growth = []
-        for own in parts.values():
+        for own in {id(part): part for part in parts.values()}.values():
             read = {t.name: t for n in own for t in n.inputs if isinstance(t, gs.Constant)}
             results = sum(made.get(t.name, 0) for n in own for t in n.outputs)
             growth.append((results - self.growth * sum(t.values.nbytes for t in read.values()), own))

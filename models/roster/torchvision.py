@@ -132,12 +132,16 @@ def import_torchvision() -> Any:
     library.impl("roi_align", _roi_align, "CompositeExplicitAutograd")
     import torchvision
 
-    torchvision.extension._has_ops = lambda: True
+    torchvision.extension._has_ops = _loaded
     _LIBRARIES.append(library)  # a library's operators go when it does
     return torchvision
 
 
 _LIBRARIES: list[Any] = []
+
+
+def _loaded() -> bool:  # a function that has a name, for the exporter reads its source
+    return True
 
 
 def _roi_align(image: torch.Tensor, boxes: torch.Tensor, scale: float, height: int, width: int, *_: Any) -> Any:

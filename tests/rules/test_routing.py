@@ -77,23 +77,6 @@ CASES = [
         two=ints(2),
         **EXPERTS,
     ),
-    *(
-        mixture(
-            f"TopK, {name}: no choice that experts can be taken out of",
-            f"{choice}\np = Softmax(v)\nz = ConstantOfShape(n5)\ns = ScatterElements<axis=1>(z, i, p)\n"
-            f"{FEED_FORWARD}\n{SPREAD}",
-            *(group for group in ALL if not group.startswith("4 ")),
-            k2=ints(2),
-            n5=ints(5, 4),
-            zero=ints(0),
-            two=ints(2),
-            **EXPERTS,
-        )
-        for name, choice in (
-            ("the least", "v, i = TopK<largest=0>(r, k2)"),
-            ("how many is computed", "many = Add(zero, k2)\nv, i = TopK(r, many)"),
-        )
-    ),
     mixture(
         "TopK, shares spread by OneHot",
         "s0 = Softmax(r)\nv, i = TopK(s0, k2)\nc = OneHot(i, depth, values)\nv1 = Unsqueeze(v, two)\nd = Mul(c, v1)\n"
@@ -152,6 +135,23 @@ CASES = [
         zero=ints(0),
         two=ints(2),
         **EXPERTS,
+    ),
+    *(
+        mixture(
+            f"TopK, {name}: no choice that experts can be taken out of",
+            f"{choice}\np = Softmax(v)\nz = ConstantOfShape(n5)\ns = ScatterElements<axis=1>(z, i, p)\n"
+            f"{FEED_FORWARD}\n{SPREAD}",
+            *(group for group in ALL if not group.startswith("4 ")),
+            k2=ints(2),
+            n5=ints(5, 4),
+            zero=ints(0),
+            two=ints(2),
+            **EXPERTS,
+        )
+        for name, choice in (
+            ("the least", "v, i = TopK<largest=0>(r, k2)"),
+            ("how many is computed", "many = Add(zero, k2)\nv, i = TopK(r, many)"),
+        )
     ),
 ]
 
