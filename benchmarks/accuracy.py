@@ -22,11 +22,10 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks import peers
+from benchmarks import peers, results
 from graphprune import pipeline
 from graphprune.errors import GraphpruneError
 from graphprune.model import load, save
-from graphprune.output import new_files
 from graphprune.pipeline import CHOICES, PRESETS, parse, run
 from graphprune.state import State
 from models import find
@@ -99,7 +98,7 @@ def main(
         known = {row.key: row for row in read(rows) if row.criterion not in again or row.model != name}
         for row in _made(name, wanted, known, round_to, effort, onnxsim):
             known[row.key] = row
-            _write(rows, [*known.values(), *(r for r in read(rows) if r.key not in known and r.model != name)])
+            results.write(rows, [*known.values(), *(r for r in read(rows) if r.key not in known and r.model != name)])
             scores = ", ".join(f"{score:.1%} {part}".strip() for part, score in row.accuracy.items()) or row.why
             console.print(f"{name}  {row.criterion}  {row.target:.0%} → {row.kept:.1%}  {scores}  {row.seconds:.0f} s")
     from benchmarks import accuracy_table
@@ -109,13 +108,7 @@ def main(
 
 def read(path: Path) -> list[Row]:
     """The rows of a results file, none where there is no such file."""
-    return msgspec.json.decode(path.read_bytes(), type=list[Row]) if path.exists() else []
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    with new_files(path) as beside:
-        lines = b",\n".join(msgspec.json.encode(row) for row in sorted(rows, key=lambda r: r.key))
-        (beside / path.name).write_bytes(b"[\n" + lines + b"\n]\n")
+    return results.read(path, Row)
 
 
 def _there() -> set[str]:

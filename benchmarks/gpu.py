@@ -55,18 +55,20 @@ def missing() -> list[str]:
 
 def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, mcpu: str = "") -> None:
     """The network at `path` in every variant, compiled, and inputs for all, in `folder`; what is there stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    original = load(path, input_shapes=dict(shapes))
+    np.savez(folder / INPUTS, **seeded_inputs(original, 0))  # type: ignore[arg-type]
     for name, kept in VARIANTS.items():
         own = folder / name
         if (own / COMPILED).exists():
             continue
-        own.mkdir(parents=True, exist_ok=True)
-        model = load(path, input_shapes=dict(shapes))
+        own.mkdir(exist_ok=True)
+        model = original
         if kept < 1:
             model = graphprune.prune(path, preset="l1", target_macs=kept, input_shapes=dict(shapes)).model
         proto = model.proto()
         compile_model(proto, own / COMPILED, targets.resolve(TARGET, mcpu), model.input_shapes)
         (own / MODEL).write_bytes(proto.SerializeToString())
-        np.savez(folder / INPUTS, **seeded_inputs(model, 0))  # type: ignore[arg-type]
 
 
 def reference(model: Path, inputs: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Call:

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from benchmarks import results
 from graphprune import runtime
 from graphprune.clocks import compiled_clock
 from graphprune.compiler import compile_model
@@ -30,7 +31,6 @@ from graphprune.fidelity import measure
 from graphprune.latency import interleave
 from graphprune.model import Model, load
 from graphprune.options import PruneOptions, declared
-from graphprune.output import new_files
 from graphprune.pipeline import Record
 from graphprune.proof import Runner, seeded_inputs
 from graphprune.rounds import met
@@ -90,7 +90,7 @@ def main(
     if wanted:
         for row in _made(find(name), wanted, effort, seconds, (name, DENSE, 1.0) in known):
             known[row.key] = row
-            _write(rows, [*known.values()])
+            results.write(rows, [*known.values()])
             print(_line(row), flush=True)
     own = [row for row in known.values() if row.model == name]
     print(table(own))
@@ -99,13 +99,7 @@ def main(
 
 def read(path: Path) -> list[Row]:
     """The rows of a results file, none where there is no such file."""
-    return msgspec.json.decode(path.read_bytes(), type=list[Row]) if path.exists() else []
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    with new_files(path) as beside:
-        lines = b",\n".join(msgspec.json.encode(row) for row in sorted(rows, key=lambda r: r.key))
-        (beside / path.name).write_bytes(b"[\n" + lines + b"\n]\n")
+    return results.read(path, Row)
 
 
 def _made(
@@ -190,7 +184,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     plt.rcParams |= {"svg.hashsalt": "graphprune", "font.size": 9}
     figure, place = plt.subplots(figsize=(4.5, 3.2))
     dense = [row for row in rows if row.way == DENSE]
-    for way in WAYS:
+    for way in dict.fromkeys(row.way for row in rows if row.way != DENSE and not row.why):
         points = sorted((100 * r.latency, 100 * r.accuracy) for r in rows if r.way == way and not r.why)
         place.plot(
             *zip(*[*points, *((100 * r.latency, 100 * r.accuracy) for r in dense)], strict=True), "o-", label=way

@@ -49,7 +49,7 @@ def check(options: PruneOptions) -> None:
     if by != "best" and "latency" not in targets_of(options):
         raise UsageError(f"--latency-by {by} without a latency", "give one with --target-latency 60%")
     if by in ("zeros", "both") and means_of(options) == ("channels",):
-        raise UsageError(f"a latency cannot be met by {by}, since these options leave channels only", "")
+        raise UsageError(f"a latency cannot be met by {by}, since these options leave channels only")
 
 
 def means_of(options: PruneOptions) -> tuple[str, ...]:

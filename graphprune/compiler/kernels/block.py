@@ -108,38 +108,31 @@ class _Slice:
         self.memory = T.sblock_alloc_buffer((2 * self.size,), "float32", scope="shared")
         self.coming = T.sblock_alloc_buffer((self.each,), "float32", scope="local")
 
-    def _places(self) -> Iterator[tuple[int, Expr, Expr]]:
-        """Where this thread's loads lie: which of its registers, k, and m or n."""
-        fast = self.block.depth if self.operand.along_k else self.width
+    def _loads(self) -> Iterator[tuple[int, Expr, Expr, Any]]:
+        """This thread's loads: which of its registers, k, m or n, and whether there is such a load, None for always."""
+        fast, whole = self.block.depth if self.operand.along_k else self.width, self.width * self.block.depth
         for first in range(0, self.each, self.lanes):
-            at = (self.thread + first // self.lanes * self.block.threads) * self.lanes
+            number = first // self.lanes
+            at = (self.thread + number * self.block.threads) * self.lanes
             k, other = (at % fast, at // fast) if self.operand.along_k else (at // fast, at % fast)
-            yield first, k, other
-
-    def _inside(self, first: int) -> Any:
-        """Whether this thread has a load of that number; None where all have."""
-        at = (self.thread + first // self.lanes * self.block.threads) * self.lanes
-        last = (first // self.lanes + 1) * self.block.threads * self.lanes
-        return None if last <= self.width * self.block.depth else at < self.width * self.block.depth
+            yield first, k, other, at < whole if (number + 1) * self.block.threads * self.lanes > whole else None
 
     def fetch(self, number: Expr) -> None:
         """Begin to load a slice."""
         shared = self.operand.slice(number)
-        for first, k, other in self._places():
+        for first, k, other, there in self._loads():
             value = self.operand.load(shared, k, other, self.lanes)
-            inside = self._inside(first)
-            if inside is not None:
-                value = tirx.if_then_else(inside, value, tirx.const(0, value.ty.dtype))
+            if there is not None:
+                value = tirx.if_then_else(there, value, tirx.const(0, value.ty.dtype))
             T.buffer_store(self.coming, value, [ramp(first, self.lanes)])
 
     def put(self, half: Expr) -> None:
         """Write the loaded slice into one half of the memory."""
-        for first, k, other in self._places():
-            inside = self._inside(first)
-            if inside is None:
+        for first, k, other, there in self._loads():
+            if there is None:
                 self._put(half, first, k, other)
             else:
-                with T.If(inside), T.Then():
+                with T.If(there), T.Then():
                     self._put(half, first, k, other)
 
     def _put(self, half: Expr, first: int, k: Expr, other: Expr) -> None:

@@ -19,6 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from graphprune.compiler.kernels import block
 from graphprune.compiler.kernels.block import Operand, Shared
 from graphprune.compiler.kernels.conv import Conv
+from graphprune.compiler.kernels.epilogue import Epilogue
 from graphprune.compiler.kernels.matmul import Matmul
 from graphprune.compiler.kernels.padding import Window
 from graphprune.compiler.kernels.vectors import Expr, arguments, ramp
@@ -105,9 +106,7 @@ def conv_kernel(conv: Conv, shape: Shared) -> tirx.PrimFunc:
 
         def finish(number: Expr, m: Expr, n: Expr, value: Expr) -> Expr:
             value = value + bias[number % conv.groups * shape.rows + m]
-            if residual is not None:
-                value = value + residual[(number * shape.rows + m) * pixels + n]
-            return conv.epilogue.clip(value, 1)
+            return _finished(conv.epilogue, value, residual, (number * shape.rows + m) * pixels + n)
 
         block.emit(shape, weights, lambda number, first: _gathered(conv, way, x, number, first), finish, y)
     return builder.get()
@@ -140,10 +139,19 @@ def _gathered(conv: Conv, way: Order, x: Expr, number: Expr, first: Expr) -> Ope
             if any(window.pad):
                 inside += [row >= 0, row < height, column >= 0, column < width]
             at = start + (channel * height + row) * width + column
-        value = x[ramp(at, lanes)]
-        return tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, value.ty.dtype))
+        return _or_zero(x[ramp(at, lanes)], *inside)
 
     return Operand(load, lanes=4 if plain(conv) and pixels % 4 == 0 else 1, slice=tap if way.by_taps else flat)
+
+
+def _or_zero(value: Expr, *inside: Expr) -> Expr:
+    """What is read, or zero where one of the conditions does not hold and nothing may be read."""
+    return tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, value.ty.dtype))
+
+
+def _finished(epilogue: Epilogue, value: Expr, residual: Expr | None, at: Expr) -> Expr:
+    """What is written for a sum with its bias."""
+    return epilogue.clip(value if residual is None else value + residual[at], 1)
 
 
 def matmul_kernel(matmul: Matmul, shape: Shared) -> tirx.PrimFunc:
@@ -163,8 +171,7 @@ def matmul_kernel(matmul: Matmul, shape: Shared) -> tirx.PrimFunc:
         def left(number: Expr, first: Expr) -> Operand:
             def load(slice_: Expr, k: Expr, m: Expr, lanes: int) -> Expr:
                 k, m = slice_ * shape.block.depth + k, first + m
-                value = a[ramp((number * rows + m) * depth + k, lanes)]
-                return tirx.if_then_else(tirx.all(k < depth, m < rows), value, tirx.const(0, value.ty.dtype))
+                return _or_zero(a[ramp((number * rows + m) * depth + k, lanes)], k < depth, m < rows)
 
             return Operand(load, along_k=True, lanes=4 if depth % 4 == 0 else 1)
 
@@ -172,15 +179,12 @@ def matmul_kernel(matmul: Matmul, shape: Shared) -> tirx.PrimFunc:
             def load(slice_: Expr, k: Expr, n: Expr, lanes: int) -> Expr:
                 k, n = slice_ * shape.block.depth + k, first + n
                 value = b[ramp(((number * depth if matmul.b_shape else 0) + k) * columns + n, lanes)]
-                return tirx.if_then_else(tirx.all(k < depth, n < columns), value, tirx.const(0, value.ty.dtype))
+                return _or_zero(value, k < depth, n < columns)
 
             return Operand(load, lanes=4 if columns % 4 == 0 else 1)
 
         def finish(number: Expr, m: Expr, n: Expr, value: Expr) -> Expr:
-            value = value + bias[n]
-            if residual is not None:
-                value = value + residual[(number * rows + m) * columns + n]
-            return matmul.epilogue.clip(value, 1)
+            return _finished(matmul.epilogue, value + bias[n], residual, (number * rows + m) * columns + n)
 
         block.emit(shape, left, right, finish, out)
     return builder.get()
@@ -224,9 +228,8 @@ def depthwise_kernel(op: Windowed) -> tirx.PrimFunc:
                 for i, place in itertools.product(range(down), _places(window, wide)):
                     line = row * window.stride[0] + i * window.dilation[0] - window.pad[0]
                     column = first * window.stride[1] + place - window.pad[1]
-                    inside = tirx.all(line >= 0, line < height, column >= 0, column < width)
-                    value = tirx.if_then_else(inside, x[image + line * width + column], tirx.const(0.0, "float32"))
-                    T.buffer_store(read, value, [0])
+                    inside = (line >= 0, line < height, column >= 0, column < width)
+                    T.buffer_store(read, _or_zero(x[image + line * width + column], *inside), [0])
                     for j, tap in itertools.product(range(wide), range(across)):
                         if j * window.stride[1] + tap * window.dilation[1] == place:
                             by = weight[channel * (down * across) + i * across + tap]
@@ -234,8 +237,7 @@ def depthwise_kernel(op: Windowed) -> tirx.PrimFunc:
                 for j in range(wide):
                     with T.If(first + j < columns), T.Then():
                         to = (plane * rows + row) * columns + first + j
-                        value = sums[j] if residual is None else sums[j] + residual[to]
-                        T.buffer_store(y, op.epilogue.clip(value, 1), [to])
+                        T.buffer_store(y, _finished(op.epilogue, sums[j], residual, to), [to])
     return builder.get()
 
 
