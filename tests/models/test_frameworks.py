@@ -13,8 +13,9 @@ from graphprune.proof import LAW_RTOL
 FOLDER = Path(__file__).parents[2] / "models" / "frameworks"
 
 # Units that are prunable, which are those that a person who reads the script would call so: channels, hidden units,
-# attention heads, embedding width. Both directions of a recurrent layer have one width, or share what they start from,
-# so that their units go in pairs.
+# attention heads, embedding width. Both directions of a recurrent layer have one width, so that their units go in
+# pairs. In keras_gru, where the script has 44, they do because the exporter merged what was equal in both directions:
+# the loops read one state of zeros and one bias.
 UNITS = {
     "flax_autoencoder": 40,
     "flax_cnn": 56,
