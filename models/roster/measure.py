@@ -46,6 +46,7 @@ class Row(msgspec.Struct, frozen=True):
         tolerance: what was allowed: 1e-5 in float32, or what one rounding of the inputs does where that is more.
         analysis_seconds: processor time of shape folding and dependency analysis.
         seconds: wall time of all but making the graph.
+        state: the commit of the code that measured it, `+` after it where files were changed since.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Row(msgspec.Struct, frozen=True):
     tolerance: float | None = None
     analysis_seconds: float = 0.0
     seconds: float = 0.0
+    state: str = ""
 
 
 def measure(entry: Entry, folder: Path, *, keep: bool = False) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
@@ -24,6 +25,16 @@ def rows_in(file: Path) -> dict[str, Row]:
     return {row.name: row for row in rows}
 
 
+def code_state() -> str:
+    """The commit checked out, `+` after it where files differ from it; empty where git does not know this folder."""
+    command = ["git", "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return told.stdout.strip()
+
+
 def run(
     entries: Sequence[Entry], folder: Path, file: Path, *, jobs: int, limit: float, keep: bool = False
 ) -> Iterator[Row]:
@@ -41,6 +52,7 @@ def run(
         MissingError: a package has to be installed first.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    state = code_state()
     # Processes forked from one that has imported everything start at once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["models.roster.measure", "torch"])
@@ -48,7 +60,7 @@ def run(
         waiting = [pool.submit(_alone, context, entry, folder, limit, keep) for entry in entries]
         try:
             for done in as_completed(waiting):
-                row = done.result()
+                row = msgspec.structs.replace(done.result(), state=state)
                 with file.open("ab") as lines:
                     lines.write(msgspec.json.encode(row) + b"\n")
                 yield row
