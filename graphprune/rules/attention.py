@@ -183,6 +183,13 @@ def _rotary_ties(call: Call, tables: tuple[int, int]) -> Ties:
     x, y, table = call.x, call.y, _given(call, tables[0])
     for axis in range(x.rank):
         yield tie(x, axis, y, axis)
+    (places,) = {1, 2, 3} - {*tables}
+    for index in (places,) if call.input(places) else tables:  # without places, tables have an entry for every one
+        if (placed := _given(call, index)).rank > 1:
+            yield from _batch(call, (index,), ())
+            yield tie(placed, 1, y, y.rank - 2)
+        else:
+            yield Pin(y.dim(-2), "counted from the place of the first")
     half, turned = table.shape[-1], int(call.attrs.get("rotary_embedding_dim", 0))
     heads = int(call.attrs.get("num_heads", 0)) or y.shape[-1] // (2 * half)
     if x.rank == 3:

@@ -84,6 +84,25 @@ ROTARY = [
         f=np.array([0, 0, 12]),
         **{**ANGLES, "inputs": "float[2,5,3] x", "q": (3, 12), "o": (12, 7)},
     ),
+    case(
+        "RotaryEmbedding by tables with an entry for every place",
+        "a = MatMul(x, q)\nu = RotaryEmbedding<num_heads=3>(a, cos, sin)\ny = MatMul(u, o)",
+        "3 q[1]*4 o[0]*4",
+        opset=23,
+        cos=np.cos(np.arange(20.0)).reshape(2, 5, 2).astype(np.float32),
+        sin=np.sin(np.arange(20.0)).reshape(2, 5, 2).astype(np.float32),
+        **{"inputs": "float[2,5,3] x", "q": (3, 12), "o": (12, 7)},
+    ),
+    case(
+        "RotaryEmbedding, its batch and its places by a weight",
+        "s = Mul(x, w)\nt = Add(s, v)\na = MatMul(t, q)\nu = RotaryEmbedding<num_heads=3>(a, cos, sin, at)\n"
+        "p = Transpose<perm=[1,2,0]>(u)\nr = MatMul(p, last)\nh = Transpose<perm=[1,2,0]>(r)\ny = MatMul(h, end)",
+        "6 w[0] v[0] at[0] last[0]",
+        "5 w[1] v[1] at[1] end[0]",
+        opset=23,
+        **{**ANGLES, "at": np.arange(30).reshape(6, 5) % 7, "inputs": "float[1,1,3] x", "q": (3, 12)},
+        **{"w": (6, 5, 1), "v": (6, 5, 1), "last": (6, 4), "end": (5, 2)},
+    ),
 ]
 MICROSOFT = [
     fused(
@@ -120,6 +139,12 @@ MICROSOFT = [
         "a = MatMul(x, q)\nu = com.microsoft.RotaryEmbedding(a, at, cos, sin)\ny = MatMul(u, o)",
         "3 q[1]*4 o[0]*4",
         **{**ANGLES, "inputs": "float[2,5,3] x", "q": (3, 12), "o": (12, 7)},
+    ),
+    fused(
+        "RotaryEmbedding of places counted from the first, by onnxruntime",
+        "s = Mul(x, w)\na = MatMul(s, q)\nu = com.microsoft.RotaryEmbedding(a, at, cos, sin)\n"
+        "t = Transpose<perm=[0,2,1]>(u)\ny = MatMul(t, end)",
+        **{**ANGLES, "at": np.array([2]), "inputs": "float[2,1,3] x", "w": (5, 1), "q": (3, 12), "end": (5, 2)},
     ),
 ]
 # Keys and values of three steps before, [batch, heads, steps, width], and what is made of them: [batch, steps, 7].

@@ -160,8 +160,9 @@ CASES = [
     among(
         "LayerNormalization spelled out",
         "c = ReduceMean<axes=[-1]>(t)\nd = Sub(t, c)\nq = Mul(d, d)\n"
-        "m = ReduceMean<axes=[-1]>(q)\ne = Sqrt(m)\nu = Div(d, e)",
+        "m = ReduceMean<axes=[-1]>(q)\ne = Add(m, z)\nf = Sqrt(e)\nu = Div(d, f)",
         pinned=True,
+        z=np.array(0.1, np.float32),
     ),
     between("LpNormalization over another axis", "u = LpNormalization<axis=3, p=2>(t)"),
     between("LpNormalization over the last axis", "u = LpNormalization<p=1>(t)"),
