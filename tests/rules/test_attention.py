@@ -97,8 +97,8 @@ ROTARY = [
         "RotaryEmbedding, its batch and its places by a weight",
         "s = Mul(x, w)\nt = Add(s, v)\na = MatMul(t, q)\nu = RotaryEmbedding<num_heads=3>(a, cos, sin, at)\n"
         "p = Transpose<perm=[1,2,0]>(u)\nr = MatMul(p, last)\nh = Transpose<perm=[1,2,0]>(r)\ny = MatMul(h, end)",
-        "6 w[0] v[0] at[0] last[0]",
-        "5 w[1] v[1] at[1] end[0]",
+        "6 w[0] v[0] last[0]",
+        "5 w[1] v[1] end[0]",
         opset=23,
         **{**ANGLES, "at": np.arange(30).reshape(6, 5) % 7, "inputs": "float[1,1,3] x", "q": (3, 12)},
         **{"w": (6, 5, 1), "v": (6, 5, 1), "last": (6, 4), "end": (5, 2)},
