@@ -13,6 +13,7 @@ stays, and why; then what groups there are beside if cuts need not be exact.
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -103,6 +104,12 @@ def name_of(domain: ModuleType) -> str:
     return domain.__name__.rpartition("_")[2]
 
 
+@cache
+def nets(domain: ModuleType) -> list[tuple[Case, Model, Model]]:
+    """Every net of a domain, opened in both ways."""
+    return [(case, *(load(opened(case.model, weighted=weighted)) for weighted in (True, False))) for case in domain.CASES]
+
+
 def as_written(domain: ModuleType) -> list[tuple[Case, Model, Dependencies]]:
     """Fail unless a domain's rules say what they said; every net, opened in both ways, and what was found of it."""
     file = FOLDER / f"{name_of(domain)}.txt"
@@ -110,12 +117,11 @@ def as_written(domain: ModuleType) -> list[tuple[Case, Model, Dependencies]]:
     expected = [] if write else file.read_text().rstrip().split("\n\n")
     assert write or len(expected) == len(domain.CASES)
     texts, found = [], []
-    for number, case in enumerate(domain.CASES):
-        models = [load(opened(case.model, weighted=weighted)) for weighted in (True, False)]
-        answers = [analyse(model) for model in models]
-        texts.append(listing(case.name, models[0], *answers))
+    for number, (case, weighted, bare) in enumerate(nets(domain)):
+        answers = analyse(weighted), analyse(bare)
+        texts.append(listing(case.name, weighted, *answers))
         assert write or texts[-1] == expected[number]
-        found += [(case, *pair) for pair in zip(models, answers, strict=True)]
+        found += [(case, *pair) for pair in zip((weighted, bare), answers, strict=True)]
     if write:
         file.write_text("\n\n".join(texts) + "\n")
     return found
