@@ -130,7 +130,6 @@ def _skip_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node
     spelled = Spelled(f"{node.outputs[0].name}:norm", node.inputs[2].dtype)
     x, skip, scale, *rest = list(node.inputs)
     y, total = node.outputs[0], node.outputs[3] if len(node.outputs) > 3 and node.outputs[3].name else None
-    node.outputs.clear()
     bias = rest[1] if len(rest) > 1 and rest[1].name else None
     summed = spelled.made("Add", x, skip, into=None if bias is not None else total)
     if bias is not None:

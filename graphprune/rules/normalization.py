@@ -137,7 +137,6 @@ def _layer_norm_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Nod
     assert dtype is not None
     spelled = Spelled(f"{node.outputs[0].name}:norm", dtype)
     (x, *affine), y = list(node.inputs), node.outputs[0]
-    node.outputs.clear()
     epsilon = call.attrs.get("epsilon", 1e-5)
     spelled.layer_norm(x, [p for p in affine if p.name], axes, whole, left, epsilon, y)
     yield from spelled.into(node)

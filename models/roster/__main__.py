@@ -49,7 +49,7 @@ def main(
             progress.console.print(table.line(row), highlight=False, soft_wrap=True)
             progress.advance(task)
     rows = runs.rows_in(FILE)
-    out.write_text(table.markdown([rows[name] for name in entries if name in rows], len(entries)), "utf-8")
+    out.write_text(table.markdown([rows[name] for name in entries if name in rows], [*entries]), "utf-8")
     console.print(f"{out}: {len(rows.keys() & entries.keys())} of {len(entries)} graphs")
     if bad:
         raise typer.Exit(1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from statistics import fmean, median
 
 from models.roster.measure import Row
@@ -21,27 +22,29 @@ def line(row: Row) -> str:
     )
 
 
-def markdown(rows: Sequence[Row], total: int) -> str:
-    """The whole document: outcomes, families, speed, and every graph.
+def markdown(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """The whole document: outcomes, families, speed, every graph, and those that have not been run.
 
     Args:
         rows: in the order to show.
-        total: how many entries the roster has.
+        names: of all entries of the roster.
     """
+    missing = [name for name in names if name not in {row.name for row in rows}]
     parts = [
         "# The roster",
         "",
         "Written by `python -m models.roster`: every graph is pruned at 50 % of the units of each group (preset",
         "`magnitude`, widths of any size), and the law is proved on it: what is cut equals the original with the units",
-        "zeroed. Weights are random and seeded. Rows are kept from run to run, so they may come from different",
-        "states of the code; `--again` measures all of them anew.",
+        "zeroed. Weights are random and seeded. Rows are kept from run to run; *state* is the commit that a row was",
+        "measured on, and `--again` measures all of them anew.",
         "",
         "*Prunable* is the share of units that are in a group, of all positions of axes along which a constant weight",
         "makes channels (of a convolution that is not depthwise, a matrix product, a recurrent layer), less the axes",
         "that the caller sees. *Error* is the largest difference between cut and zeroed outputs, relative to the",
         "largest value. *Analysis* is processor time for folding shapes and finding all groups.",
         "",
-        f"{len(rows)} of {total} graphs: {_outcomes(rows)}.",
+        f"{len(rows)} of {len(names)} graphs: {_counts(row.outcome for row in rows)}.",
+        f"States: {_counts(row.state or 'unknown' for row in rows)}.",
         "",
         "## Families",
         "",
@@ -72,6 +75,7 @@ def markdown(rows: Sequence[Row], total: int) -> str:
                 "error",
                 "analysis, s",
                 "in all, s",
+                "state",
                 "held, and why",
             ),
             [_graph(row) for row in rows],
@@ -82,6 +86,8 @@ def markdown(rows: Sequence[Row], total: int) -> str:
         *_table(("graph", "from"), [(row.name, row.made) for row in rows]),
         "",
     ]
+    if missing:
+        parts += ["## Not run", "", ", ".join(missing), ""]
     return "\n".join(parts)
 
 
@@ -90,9 +96,8 @@ def prunable(row: Row) -> str:
     return _share(row.prunable / row.units) if row.units else "–"
 
 
-def _outcomes(rows: Sequence[Row]) -> str:
-    found = dict.fromkeys(row.outcome for row in rows)
-    return ", ".join(f"{sum(row.outcome == outcome for row in rows)} {outcome}" for outcome in found)
+def _counts(words: Iterable[str]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in Counter(words).items())
 
 
 def _family(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -125,6 +130,7 @@ def _graph(row: Row) -> tuple[str, ...]:
             "",
             "",
             "",
+            row.state,
             f"{row.detail} {reasons}".replace("|", "\\|"),
         )
     return (
@@ -135,6 +141,7 @@ def _graph(row: Row) -> tuple[str, ...]:
         f"{row.error:.0e}",
         f"{row.analysis_seconds:.2f}",
         f"{row.seconds:.1f}",
+        row.state,
         reasons,
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from msgspec.structs import replace
 from onnx import numpy_helper
 
 from graphprune.model import load
@@ -106,8 +107,9 @@ def test_the_latest_row_of_a_name_counts(tmp_path):
 
 def test_the_table_shows_every_graph_and_every_family(tmp_path):
     rows = [measure(entry("tiny/good"), tmp_path), measure(entry("tiny/bad", fail), tmp_path)]
-    text = markdown(rows, 3)
-    assert "2 of 3 graphs: 1 pruned, 1 not made." in text
+    text = markdown([replace(rows[0], state="1234567"), rows[1]], ["tiny/good", "tiny/bad", "tiny/other"])
+    assert "2 of 3 graphs: 1 pruned, 1 not made.\nStates: 1 1234567, 1 unknown." in text
+    assert text.endswith("## Not run\n\ntiny/other\n")
     assert "| tiny | 2 | 1 | 57 % |" in text
     assert ON_REQUEST in text
     assert line(rows[1]).startswith("tiny/bad: not made: ValueError: no such operator")

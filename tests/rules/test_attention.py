@@ -74,6 +74,14 @@ ROTARY = [
         for interleaved in (0, 1)
     ),
     case(
+        "RotaryEmbedding of one head that says how much of it turns",
+        "a = MatMul(x, q)\na4 = Unsqueeze(a, n)\nu4 = RotaryEmbedding<rotary_embedding_dim=4, num_heads=1>"
+        "(a4, cos, sin, at)\nu = Squeeze(u4, n)\ny = MatMul(u, o)",
+        "2 q[1]*2 cos[1] sin[1] o[0]*2",
+        opset=23,
+        **{**ANGLES, "inputs": "float[2,5,3] x", "q": (3, 4), "o": (4, 7), "n": np.array([1])},
+    ),
+    case(
         "RotaryEmbedding of a part of a head",
         "a = MatMul(x, q)\na4 = Reshape(a, s)\nh = Transpose<perm=[0,2,1,3]>(a4)\n"
         "r = RotaryEmbedding<rotary_embedding_dim=4, num_heads=2>(h, cos, sin, at)\n"

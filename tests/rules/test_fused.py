@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
+from graphprune.rules import RULES, Call, Dim, Operand, Pin, Routing, Tie
 from tests.law import Case, case, check, draw
 
 
@@ -250,3 +253,21 @@ CASES = [*NORMS, *EMBEDDED, *PRODUCTS, *ELEMENTWISE, *EXPERTS]
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_law(case: Case) -> None:
     check(case)
+
+
+def test_gates_of_experts_go_like_what_they_gate_and_a_sparse_mixer_keeps_experts() -> None:
+    """Called, since onnxruntime has no kernel for either on this processor that a net could be run with."""
+    shapes = {"x": (5, 8), "r": (5, 4), "up": (4, 16, 8), "ub": (4, 16), "down": (4, 8, 16), "db": (4, 8)}
+    shapes |= {"gate": (4, 16, 8), "gb": (4, 16)}
+    operands = tuple(Operand(name, shape) for name, shape in shapes.items())
+    call = Call("com.microsoft.MoE", "experts", operands, (Operand("y", (5, 8)),), {"activation_type": b"silu"}, 17)
+    said = [said for said in RULES["com.microsoft.MoE"].ties(call) if isinstance(said, Tie)]
+    told = {(str(tie.a), str(tie.b), tie.summed) for tie in said}
+    assert told >= {("x[1]", "gate[2]", True), ("gate[1]", "down[2]", False), ("gb[1]", "down[2]", False)}
+    assert told >= {(f"{name}[0]", "r[1]", False) for name in (*shapes,)[2:]}
+    packed = replace(call, attrs={"activation_type": b"swiglu"})
+    assert not any(isinstance(said, Tie) and said.b == Dim("down", 2) for said in RULES[call.op].ties(packed))
+    sparse = replace(call, attrs={"use_sparse_mixer": 1})
+    assert [said.dim for said in RULES[call.op].ties(sparse) if isinstance(said, Pin)] == [Dim("r", 1)]
+    assert RULES[call.op].routes(sparse) is None
+    assert RULES[call.op].routes(call) == Routing(1, 1, 1, clipped=True)

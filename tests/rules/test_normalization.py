@@ -150,6 +150,13 @@ CASES = [
         pinned=True,
     ),
     among(
+        "RMSNormalization by a scale that is computed",
+        "m = ReduceMax<keepdims=0>(t, i)\nu = RMSNormalization(t, m)",
+        pinned=True,
+        opset=23,
+        i=np.array([0, 1]),
+    ),
+    among(
         "RMSNormalization spelled out",
         "q = Pow(t, k)\nm = ReduceMean<axes=[-1]>(q)\ne = Add(m, z)\nd = Sqrt(e)\nn = Div(t, d)\nu = Mul(n, s)",
         "6 a[1] s[0] b[0]",

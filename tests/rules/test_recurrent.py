@@ -38,6 +38,18 @@ def _group(op: str, *others: str) -> str:
 
 
 CASES = [
+    case(
+        "RNN of what is not silent, by weights that are not",
+        "t = MatMul(x, a)\ne = Exp(t)\nk = Exp(w)\nh = RNN<hidden_size=6>(e, k, r)\nu = Squeeze(h, n)\n"
+        "y = MatMul(u, v)",
+        "6 w[1] r[1] r[2] v[0]",
+        inputs=SEQUENCE,
+        a=(3, 5),
+        w=(1, 6, 5),
+        r=(1, 6, 6),
+        n=np.array([1]),
+        v=(6, 4),
+    ),
     *(
         recurrent(
             "by steps",
