@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
@@ -88,7 +89,8 @@ class CompiledModel:
         if not self._handle:
             why = (reason.value or b"").decode()
             if why.startswith("out of memory"):
-                raise MemoryError(f"{folder}: no memory for a workspace of {manifest.workspace_bytes} bytes")
+                wanted = manifest.workspace_bytes + manifest.prepared_bytes
+                raise MemoryError(f"{folder}: no memory for the {wanted} bytes it works in")
             raise InvalidModelError(f"{folder}: {why}")
         self.threads = self._library.graphprune_threads(self._handle, threads) if threads > 1 else 1
 
@@ -141,11 +143,17 @@ class CompiledModel:
             self._handle = None
 
 
+_MAPPED: WeakValueDictionary[tuple[int, ...], np.ndarray] = WeakValueDictionary()  # by file, while a model reads it
+
+
 def _mapped(path: Path, size: int) -> np.ndarray:
+    """The weights in memory, at one place for all models: libraries share what they make of the same."""
     if not path.exists() or path.stat().st_size != size:
         raise InvalidModelError(f"{path} is missing or not the file of this model", "compile the model again")
     with path.open("rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        facts = os.fstat(file.fileno())
+        mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    return _MAPPED.setdefault((facts.st_dev, facts.st_ino, facts.st_mtime_ns, size), mapped)
 
 
 def _checked(value: Value, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

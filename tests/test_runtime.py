@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from graphprune.compiler import compile_model
 from graphprune.compiler.manifest import Manifest
 from graphprune.compiler.targets import machine
 from graphprune.errors import InvalidModelError, UsageError
-from tests.compiler.oracle import model
+from tests.compiler.oracle import feeds, model, reference
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,27 @@ def test_threads_may_share_an_instance(parent: Path) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_models_made_and_run_at_the_same_time_share_their_weights(tmp_path: Path) -> None:
+    net = "g (float[1,64,9,9] x) => (float[1,64,9,9] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w) }"
+    proto = model(net, w=(64, 64, 3, 3))
+    assert compile_model(proto, tmp_path).manifest.prepared_bytes
+    (x,) = feeds(proto).values()
+    expected = reference(proto, {"x": x})["y"]
+    alive: list[runtime.CompiledModel] = []
+
+    def work() -> None:
+        for _ in range(20):
+            compiled = runtime.load(tmp_path)
+            assert np.allclose(compiled({"x": x})["y"], expected, atol=1e-4)
+            alive[:] = [compiled]  # lets one of any thread go
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work) for _ in range(4)]:
+            done.result()
+    again = runtime.load(tmp_path)
+    assert again._weights is alive[0]._weights
 
 
 def test_compiling_into_the_same_folder_again_gives_the_new_model(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from graphprune.compiler.manifest import Kernel, Machine, Manifest, Value
 if TYPE_CHECKING:
     import onnx
 
+    from graphprune.compiler.memory import Sizes
     from graphprune.compiler.program import Program
     from graphprune.compiler.targets import Target
     from graphprune.compiler.ways import Pick
@@ -122,8 +123,9 @@ def compile_model(
             identity=code.identity,
             inputs=inputs,
             outputs=outputs,
-            workspace_bytes=code.workspace,
-            weights_bytes=code.weights,
+            workspace_bytes=code.sizes.workspace,
+            weights_bytes=code.sizes.weights,
+            prepared_bytes=code.sizes.prepared,
             kernels=tuple(
                 Kernel(
                     call.function,
@@ -159,11 +161,10 @@ class _Model(NamedTuple):
 
 
 class _Code(NamedTuple):
-    """What a package is known by, the bytes it works in and reads its weights from, and pages as in `Manifest`."""
+    """What a package is known by, its memory, and pages as in `Manifest`."""
 
     identity: str
-    workspace: int
-    weights: int
+    sizes: Sizes
     pages: int = 0
 
 
@@ -175,9 +176,9 @@ def _library(model: _Model, folder: Path, step: _Step) -> _Code:
     from graphprune.compiler import build, emit, javascript, memory, targets
 
     machine = model.machine
-    workspace, weights = memory.plan(model.program)
+    sizes = memory.plan(model.program)
     with step("write weights"):
-        _write_weights(model.program, folder / "weights.bin", weights)
+        _write_weights(model.program, folder / "weights.bin", sizes.weights)
     with step("compile kernels"):
         objects: dict[tuple[str, ...], Path] = {}  # by the instructions in them; kernels know nothing of threads
         needs = {
@@ -190,7 +191,7 @@ def _library(model: _Model, folder: Path, step: _Step) -> _Code:
                 model.module, replace(machine, features=(*machine.features, *features)), objects[features]
             )
     with step("link"):
-        source = emit.emit(model.program, machine, workspace, weights, model.inputs, model.outputs, model.embed)
+        source = emit.emit(model.program, machine, sizes, model.inputs, model.outputs, model.embed)
         source, identity = emit.seal(source, objects.values())
         for library, features in needs.items():
             build.link(source, objects[features], machine, folder, library)
@@ -199,7 +200,7 @@ def _library(model: _Model, folder: Path, step: _Step) -> _Code:
         if machine.wasm:
             javascript.write(folder, "wasm", model.inputs, model.outputs)
     pages = max((javascript.pages(folder / library) for library in machine.also), default=0)
-    return _Code(identity, workspace, weights, pages)
+    return _Code(identity, sizes, pages)
 
 
 def _cuda(model: _Model, folder: Path, step: _Step) -> _Code:
@@ -207,21 +208,19 @@ def _cuda(model: _Model, folder: Path, step: _Step) -> _Code:
     from graphprune.compiler import build, device, emit, memory
 
     program, machine = model.program, model.machine
-    workspace, weights = memory.plan(program, memory.DEVICE_ALIGNMENT)
+    sizes = memory.plan(program, memory.DEVICE_ALIGNMENT)
     with step("write weights"):
-        _write_weights(program, folder / "weights.bin", weights)
+        _write_weights(program, folder / "weights.bin", sizes.weights)
     with step("compile kernels"):
         launches, functions = device.split(model.module, program, machine)
         images = build.write_images(device.sources(functions, machine)[""], machine, folder)
     with step("link"):
-        source = emit.emit_cuda(
-            program, launches, machine, workspace, weights, model.inputs, model.outputs, images, model.embed
-        )
+        source = emit.emit_cuda(program, launches, machine, sizes, model.inputs, model.outputs, images, model.embed)
         source, identity = emit.seal(source, [folder / image.file for image in images])
         build.link(source, None, machine, folder)
         for image in images:
             (folder / image.file).unlink()
-    return _Code(identity, workspace, weights)
+    return _Code(identity, sizes)
 
 
 def _webgpu(model: _Model, folder: Path, step: _Step) -> _Code:
@@ -238,7 +237,7 @@ def _webgpu(model: _Model, folder: Path, step: _Step) -> _Code:
         kernels = device.sources(functions, machine)
     identity = webgpu.write(folder / machine.library, program, rooms, kernels, launches, model.embed)
     javascript.write(folder, "webgpu", model.inputs, model.outputs)
-    return _Code(identity, sum(rooms), weights)
+    return _Code(identity, memory.Sizes(sum(rooms), weights))
 
 
 def _key(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphprune.compiler.manifest import Value
+from graphprune.compiler.memory import Sizes
 from graphprune.compiler.program import Program
 from graphprune.compiler.targets import Target
 
@@ -59,14 +60,13 @@ class Source:
 def emit(
     program: Program,
     target: Target,
-    workspace: int,
-    weights: int,
+    memory: Sizes,
     inputs: Sequence[Value],
     outputs: Sequence[Value],
     embed: bool = False,
 ) -> Source:
     """The C of a model; `@IDENTITY@` stands where `seal` puts the identity. To `embed` includes `weights.bin`."""
-    sizes = _sizes(program, workspace, weights, inputs, outputs, embed)
+    sizes = _sizes(program, memory, inputs, outputs, embed)
     model = _fill("model.c.in", **sizes, **_tables(program))
     parts = _fill("parts.c.in", **sizes)
     if target.wasm:
@@ -84,15 +84,14 @@ def emit_cuda(
     program: Program,
     launches: Sequence[Launch],
     target: Target,
-    workspace: int,
-    weights: int,
+    memory: Sizes,
     inputs: Sequence[Value],
     outputs: Sequence[Value],
     images: Sequence[Image],
     embed: bool = False,
 ) -> Source:
     """The C of a model whose kernels, in `images`, run on an NVIDIA graphics processor; else as `emit`."""
-    sizes = _sizes(program, workspace, weights, inputs, outputs, embed)
+    sizes = _sizes(program, memory, inputs, outputs, embed)
     names = sorted({launch.kernel for launch in launches})
     arguments: list[int] = []
     rows = []
@@ -131,14 +130,16 @@ def emit_cuda(
 
 
 def _sizes(
-    program: Program, workspace: int, weights: int, inputs: Sequence[Value], outputs: Sequence[Value], embed: bool
+    program: Program, memory: Sizes, inputs: Sequence[Value], outputs: Sequence[Value], embed: bool
 ) -> dict[str, object]:
     return {
-        "WORKSPACE": workspace,
-        "WEIGHTS": weights,
+        "WORKSPACE": memory.workspace,
+        "WEIGHTS": memory.weights,
+        "PREPARED": memory.prepared,
         "N_INPUTS": len(inputs),
         "N_OUTPUTS": len(outputs),
         "N_CALLS": len(program.calls),
+        "N_ONCE": len(program.once),
         "EMBEDDED": int(embed),
     }
 
@@ -184,7 +185,8 @@ def _tables(program: Program) -> dict[str, object]:
     tensors = []
     for tensor in program.tensors:
         kind = np.dtype(tensor.dtype)
-        where = 0 if program.tensors[tensor.root].value is not None else 2 if tensor.private else 1
+        root = program.tensors[tensor.root]
+        where = 0 if root.value is not None else 3 if root.prepared else 2 if tensor.private else 1
         tensors.append(
             f"  {{{where}, {tensor.offset}LL, {len(tensor.shape)}, {len(shapes)}, {_KINDS[kind.kind]}, "
             f"{kind.itemsize * 8}}},"
@@ -192,10 +194,10 @@ def _tables(program: Program) -> dict[str, object]:
         shapes.extend(tensor.shape)
     arguments: list[int] = []
     calls = []
-    for call in program.calls:
+    for call in (*program.calls, *program.once):
         calls.append(f"  {{__tvm_ffi_{call.function}, {len(arguments)}, {len(call.arguments)}, {_or(call.share)}}},")
         arguments.extend(call.arguments)
-    names = sorted({call.function for call in program.calls})
+    names = sorted({call.function for call in (*program.calls, *program.once)})
 
     return {
         "DECLARATIONS": "\n".join(f"int __tvm_ffi_{name}(void*, const Any*, int32_t, Any*);" for name in names),

@@ -61,13 +61,36 @@ async function base(folder) {
 
 /** What reads a file of the folder at `url`, as bytes. */
 function reader(url) {
-  return async (name) => {
-    const file = new URL(name, url);
-    if (file.protocol === "file:" && globalThis.process?.versions?.node) {
-      return new Uint8Array(await (await import("node:fs/promises")).readFile(file));
+  return async (name) => (await ask(new URL(name, url))).bytes();
+}
+
+/** A file that was asked for: it gives its `bytes`, or puts them `into` an array as they come and says how many there are. */
+async function ask(file) {
+  if (file.protocol === "file:" && globalThis.process?.versions?.node) {
+    const { open, readFile } = await import("node:fs/promises");
+    const into = async (array) => {
+      const handle = await open(file);
+      try {
+        for (let at = 0, count = 1; count && at < array.length; at += count) {
+          count = (await handle.read(array, at, array.length - at, at)).bytesRead;
+        }
+        return (await handle.stat()).size;
+      } finally {
+        await handle.close();
+      }
+    };
+    return { bytes: async () => new Uint8Array(await readFile(file)), into };
+  }
+  const response = await fetch(file);
+  if (!response.ok) throw new Error(`${file}: ${response.status} ${response.statusText}`);
+  const into = async (array) => {
+    const stream = response.body.getReader();
+    for (let size = 0; ; ) {
+      const { done, value } = await stream.read();
+      if (done) return size;
+      if (size + value.length <= array.length) array.set(value, size);
+      size += value.length;
     }
-    const response = await fetch(file);
-    if (!response.ok) throw new Error(`${file}: ${response.status} ${response.statusText}`);
-    return new Uint8Array(await response.arrayBuffer());
   };
+  return { bytes: async () => new Uint8Array(await response.arrayBuffer()), into };
 }

@@ -1,27 +1,39 @@
 """Where every array lives: constants one after the other in the weights file, the rest in one shared workspace.
 
+What is made of constants when a model is loaded has memory of its own.
+
 The workspace is planned greedily, largest array first, each at the lowest offset that is free while it lives (Pisarchyk
 & Lee, "Efficient memory management for deep neural net inference", 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from graphprune.compiler.program import Program
+from graphprune.compiler.program import Program, Tensor
 
 ALIGNMENT = 64  # bytes; TVM's generated code assumes it, and it is a cache line
 DEVICE_ALIGNMENT = 256  # bytes; what a graphics processor wants of a buffer's parts
 SLACK = 256  # bytes after the last array: kernels may read, and never use, a vector or two beyond an array
 
 
-def plan(program: Program, alignment: int = ALIGNMENT) -> tuple[int, int]:
-    """Give every tensor its offset; returns the bytes of the workspace and of the weights file."""
+class Sizes(NamedTuple):
+    """Bytes of the workspace, of the weights file, and of what is prepared when a model is loaded."""
+
+    workspace: int
+    weights: int
+    prepared: int = 0
+
+
+def plan(program: Program, alignment: int = ALIGNMENT) -> Sizes:
+    """Give every tensor its offset."""
 
     def align(size: int) -> int:
         return -(-size // alignment) * alignment
 
-    weights = _place_weights(program, align)
+    weights = _in_a_row(program.constants, align)
+    prepared = _in_a_row(program.prepared, align)
     born, dies = _lifetimes(program)
     sizes = {root: align(program.tensors[root].nbytes) for root in born}
     placed: list[int] = []
@@ -40,7 +52,7 @@ def plan(program: Program, alignment: int = ALIGNMENT) -> tuple[int, int]:
         workspace = max(workspace, offset + sizes[root])
     for tensor in program.tensors:
         tensor.offset = program.tensors[tensor.root].offset
-    return workspace + SLACK, weights
+    return Sizes(workspace + SLACK, weights + SLACK, prepared + SLACK if prepared else 0)
 
 
 def rooms(program: Program, alignment: int = DEVICE_ALIGNMENT) -> tuple[list[int], int]:
@@ -49,7 +61,7 @@ def rooms(program: Program, alignment: int = DEVICE_ALIGNMENT) -> tuple[list[int
     Returns the bytes of every buffer, and of the weights file. A constant's offset is its place there; any other's is
     the number of its buffer. Largest arrays first, each into the first buffer that is free.
     """
-    weights = _place_weights(program, lambda size: -(-size // alignment) * alignment)
+    weights = _in_a_row(program.constants, lambda size: -(-size // alignment) * alignment) + SLACK
     born, dies = _lifetimes(program)
     sizes: list[int] = []
     lodgers: list[list[int]] = []
@@ -68,13 +80,13 @@ def rooms(program: Program, alignment: int = DEVICE_ALIGNMENT) -> tuple[list[int
     return sizes, weights
 
 
-def _place_weights(program: Program, align: Callable[[int], int]) -> int:
-    """Put the constants one after the other; the bytes of their file."""
-    weights = 0
-    for tensor in program.constants:
-        tensor.offset = weights
-        weights += align(tensor.nbytes)
-    return weights + SLACK
+def _in_a_row(tensors: Iterable[Tensor], align: Callable[[int], int]) -> int:
+    """Put tensors one after the other; their bytes."""
+    size = 0
+    for tensor in tensors:
+        tensor.offset = size
+        size += align(tensor.nbytes)
+    return size
 
 
 def _lifetimes(program: Program) -> tuple[dict[int, int], dict[int, int]]:
@@ -84,10 +96,13 @@ def _lifetimes(program: Program) -> tuple[dict[int, int], dict[int, int]]:
 
     def touch(index: int, step: int) -> None:
         root = program.tensors[index].root
-        if program.tensors[root].value is None:
+        if not program.tensors[root].lasting:
             born.setdefault(root, step)
             dies[root] = step
 
+    for step, call in enumerate(program.once, -1 - len(program.once)):
+        for index in call.arguments:
+            touch(index, step)
     for index in program.inputs:
         touch(index, -1)
     for step, call in enumerate(program.calls):

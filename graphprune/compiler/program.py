@@ -16,6 +16,8 @@ from tvm import relax
 
 from graphprune.errors import CompileError
 
+_HOLD = "relax.builtin.stop_lift_params"
+
 
 @dataclass
 class Tensor:
@@ -27,7 +29,8 @@ class Tensor:
         root: index of the tensor whose memory this one is (itself unless it is a view).
         value: the data of a constant, None for an array of the workspace.
         private: scratch memory, of which every thread has its own.
-        offset: byte offset in the weights file or in the workspace, once planned.
+        prepared: made of constants when a model is loaded, and kept.
+        offset: byte offset in the weights file, in the workspace or in what is prepared, once planned.
     """
 
     dtype: str
@@ -36,6 +39,12 @@ class Tensor:
     value: np.ndarray | None = None
     offset: int = -1
     private: bool = False
+    prepared: bool = False
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it has memory of its own from before the first run on."""
+        return self.value is not None or self.prepared
 
     @property
     def nbytes(self) -> int:
@@ -60,9 +69,15 @@ class Call:
 
 @dataclass
 class Program:
-    """All of it: tensors, calls in order, and which tensors are the model's inputs and outputs."""
+    """All of it: tensors, calls in order, and which tensors are the model's inputs and outputs.
+
+    Attributes:
+        once: calls on constants, for when a model is loaded.
+        calls: those of every run.
+    """
 
     tensors: list[Tensor] = field(default_factory=list)
+    once: list[Call] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
@@ -77,6 +92,16 @@ class Program:
     def constants(self) -> list[Tensor]:
         """The tensors that live in the weights file."""
         return [t for i, t in enumerate(self.tensors) if t.value is not None and t.root == i]
+
+    @property
+    def prepared(self) -> list[Tensor]:
+        """The tensors that are made of them when a model is loaded."""
+        return [t for t in self.tensors if t.prepared]
+
+
+def hold(constant: Any) -> relax.Call:
+    """A Relax expression for `constant` of which TVM computes nothing: a kernel called on it is to run `once`."""
+    return relax.op.builtin.stop_lift_params(constant)
 
 
 def read_program(
@@ -100,6 +125,7 @@ class _Reader:
         self.program = Program()
         self.scratch, self.ours = scratch, ours
         self.values: dict[Any, Any] = {}  # relax variable → tensor index, or a tuple of them
+        self.held: set[int] = set()  # constants that kernels take when a model is loaded
         self.constants: dict[int, int] = {}  # address of a constant's data → tensor index
         self.alive: list[Any] = []  # keeps those addresses from being reused
 
@@ -144,6 +170,10 @@ class _Reader:
         if operator == "relax.reshape":
             dtype, shape = _type(expr, name)
             return self.program.add(dtype, shape, root=self.value(expr.args[0]))
+        if operator == _HOLD:
+            dtype, shape = _type(expr, name)
+            self.held.add(held := self.program.add(dtype, shape, root=self.value(expr.args[0])))
+            return held
         raise CompileError(
             f"operator {operator.removeprefix('relax.')} has no compiled form without TVM's runtime",
             "leave compilation out for this model",
@@ -158,12 +188,16 @@ class _Reader:
         name = str(expr.op.name_hint)
         arguments = [self.value(a) for a in expr.args]
         share = None
+        once = not self.held.isdisjoint(arguments)
+        if once:
+            self.program.tensors[arguments[-1]].prepared = True
         for dtype, shape in self.scratch.get(name, []):
             arguments.append(self.program.add(dtype, shape))
             self.program.tensors[-1].private = True
             if dtype == "int32" and name in self.ours:
                 share = arguments[-1]
-        self.program.calls.append(Call(name, tuple(arguments), share))
+        calls = self.program.once if once else self.program.calls
+        calls.append(Call(name, tuple(arguments), share))
         return ()
 
 

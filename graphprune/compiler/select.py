@@ -25,18 +25,20 @@ from graphprune.compiler.kernels.norm import norm_kernel
 from graphprune.compiler.kernels.padding import Window
 from graphprune.compiler.kernels.rows import concat_kernel, reduce_kernel, softmax_kernel
 from graphprune.compiler.kernels.window import Windowed, average_weights, window_kernel
+from graphprune.compiler.program import hold
 from graphprune.compiler.schedule import final
 from graphprune.compiler.targets import Target
 from graphprune.compiler.ways import Pick, Way, ways_of_conv, ways_of_product
 
-_BEFORE = "_prepared"  # after the name of a variable: what its kernel takes
+_BEFORE, _ONCE = "_prepared", "_weights"  # after the name of a variable: what its kernel takes
 
 
 @dataclass(frozen=True)
 class _Kernel:
     """A function to call with these Relax arguments; `how` is the shape of its loops in words, `why` the reason.
 
-    Where there is a function `before`, the first argument is what that one makes of it.
+    Where there is a function `before`, the first argument is what that one makes of it; where there is one for `once`,
+    the second is what that makes of it when a model is loaded.
     """
 
     name: str
@@ -45,6 +47,7 @@ class _Kernel:
     how: str = ""
     why: str = ""
     before: tirx.PrimFunc | None = None
+    once: tirx.PrimFunc | None = None
 
 
 def select_kernels(module: tvm.IRModule, target: Target, pick: Pick) -> tuple[tvm.IRModule, dict[str, list[str]]]:
@@ -88,12 +91,19 @@ class _Rewriter(relax.PyExprMutator):
         if kernel is not None:
             arguments = [self.visit_expr(a) for a in kernel.arguments]
             if kernel.before is not None:
-                made = relax.TensorType([int(d) for d in kernel.before.params[-1].shape], "float32")
-                before = self._call("prepare", final(kernel.before, f"for {kernel.name}"), arguments[:1], made)
-                arguments[0] = self.builder_.emit(before, name_hint=f"{binding.var.name}{_BEFORE}")
+                name = f"{binding.var.name}{_BEFORE}"
+                arguments[0] = self._prepared("prepare", kernel.before, arguments[0], kernel, name)
+            if kernel.once is not None:
+                held = self.builder_.emit(hold(arguments[1]))
+                arguments[1] = self._prepared("once", kernel.once, held, kernel, f"{binding.var.name}{_ONCE}")
             call = self._call(kernel.name, final(kernel.function, kernel.how, kernel.why), arguments, binding.var.ty)
             binding = relax.VarBinding(binding.var, self.builder_.normalize(call))
         super().visit_var_binding_(binding)
+
+    def _prepared(self, what: str, function: tirx.PrimFunc, argument: Any, kernel: _Kernel, name: str) -> Any:
+        made = relax.TensorType([int(d) for d in function.params[-1].shape], "float32")
+        call = self._call(what, final(function, f"for {kernel.name}"), [argument], made)
+        return self.builder_.emit(call, name_hint=name)
 
     def _call(self, name: str, function: tirx.PrimFunc, arguments: list[Any], made: Any) -> Any:
         return relax.call_tir(self.builder_.add_func(function, name), relax.Tuple(arguments), out_ty=made)
@@ -139,12 +149,12 @@ def _conv2d(graph: Graph, variable: Any, call: Any, target: Target, pick: Pick) 
 
 def _called(what: str, way: Way, image: Any, chain: Chain, why: str, layer: str = "", b: Any = None) -> _Kernel:
     """The call of a way's kernel: what flows in, its constants or a `b` that is none, bias, residual."""
-    function, constants, before = way.make()
+    function, constants, before, once = way.make()
     second = [relax.const(array) for array in constants] if b is None else [b]
     residual = [chain.residual] if chain.residual is not None else []
     name = {"dense": what, "sparse": f"sparse_{what}"}.get(way.kind, way.kind.lower())
     arguments = [image, *second, relax.const(chain.bias.astype(np.float32)), *residual]
-    return _Kernel(name, function, arguments, layer + way.loops, why, before)
+    return _Kernel(name, function, arguments, layer + way.loops, why, before, once)
 
 
 def _product(name: str, op: Matmul, a: Any, b: Any, chain: Chain, target: Target, pick: Pick) -> _Kernel:

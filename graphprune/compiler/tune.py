@@ -91,11 +91,12 @@ def measure(ways: Sequence[Way], target: Target) -> dict[str, float]:
     functions, arguments = {}, {}
     for number, way in enumerate(ways):
         made = way.make()
-        for name, function, constants in ((f"before{number}", made.before, ()), (f"way{number}", *made[:2])):
+        constants = made.constants if made.once is None else []  # prepared ones may be anything
+        for name, function, known in ((f"before{number}", made.before, []), (f"way{number}", made.function, constants)):
             if function is not None:
                 function, _ = hoist_scratch(in_root_block(function))
                 functions[name] = function.with_attr("global_symbol", name)
-                arguments[name] = _arguments(function, constants)
+                arguments[name] = _arguments(function, known)
     library = built(tvm.IRModule(functions), target)
     calls = [
         [(library[name], arguments[name]) for name in (f"before{number}", f"way{number}") if name in functions]

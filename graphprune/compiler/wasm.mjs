@@ -44,14 +44,16 @@ const MOST = 65535; // pages of a memory
 export async function load(folder = new URL(".", import.meta.url), { threads = 1 } = {}) {
   if (!(Number.isInteger(threads) && threads >= 1)) throw new RangeError(`threads is ${threads}, not an integer from 1 on`);
   if (!has(SIMD)) throw new Error("this engine lacks WebAssembly SIMD");
-  const read = reader(await base(folder));
+  const url = await base(folder);
+  const read = reader(url);
   const manifest = parse(await read("manifest.json"));
   const there = Object.keys(FEATURES).filter((name) => has(FEATURES[name]) && (name !== "atomics" || (threads > 1 && isolated())));
   const [file, features] = Object.entries(manifest.also).find(([, wanted]) => wanted.every((f) => there.includes(f))) ?? [manifest.library, []];
-  const [code, weights] = await Promise.all([read(file), manifest.embedded ? null : read("weights.bin")]);
+  const [code, weights] = await Promise.all([read(file), manifest.embedded ? null : ask(new URL("weights.bin", url))]);
   const shared = features.includes("atomics");
   const { module, wasm, memory } = await instantiate(file, code, shared && sharedMemory(manifest, threads));
-  const model = new Model(manifest, wasm, memory, weights);
+  const model = new Model(manifest, wasm, memory);
+  await model.begin(weights);
   if (shared) await model.start(module, threads);
   return model;
 }
@@ -89,7 +91,7 @@ class Model {
   #memory;
   #manifest;
 
-  constructor(manifest, wasm, memory, weights) {
+  constructor(manifest, wasm, memory) {
     this.#wasm = wasm;
     this.#memory = memory;
     this.#manifest = manifest;
@@ -97,12 +99,15 @@ class Model {
     this.outputs = manifest.outputs;
     this.threads = 1;
     if (this.#text(wasm.identity()) !== manifest.identity) throw new Error("the module is not the one of manifest.json");
-    if (weights && weights.length !== manifest.weights_bytes) {
-      throw new Error(`weights.bin has ${weights.length} bytes, not ${manifest.weights_bytes}`);
-    }
-    if (weights) new Uint8Array(memory.buffer).set(weights, wasm.weights());
+  }
+
+  /** Get ready to run, on the file of weights or on those of the module. */
+  async begin(weights) {
+    const [wasm, bytes] = [this.#wasm, this.#manifest.weights_bytes];
+    const found = weights ? await weights.into(new Uint8Array(this.#memory.buffer, wasm.weights(), bytes)) : bytes;
+    if (found !== bytes) throw new Error(`weights.bin has ${found} bytes, not ${bytes}`);
     wasm._initialize();
-    wasm.start();
+    this.#check(wasm.start());
   }
 
   /** Start the other threads. */
@@ -119,8 +124,7 @@ class Model {
     const wasm = this.#wasm;
     const arrays = check(this.inputs, inputs);
     this.inputs.forEach((value, i) => this.#view(wasm.input(i), value).set(arrays[i]));
-    const failed = wasm.run();
-    if (failed) throw new Error(`kernel ${failed} failed: ${this.#text(wasm.error())}`);
+    this.#check(wasm.run());
     return Object.fromEntries(
       this.outputs.map((value, i) => [value.name, { data: this.#view(wasm.output(i), value).slice(), dims: [...value.shape] }]),
     );
@@ -130,6 +134,10 @@ class Model {
   close() {
     if (this.threads > 1) this.#wasm.end();
     this.threads = 1;
+  }
+
+  #check(failed) {
+    if (failed) throw new Error(`kernel ${failed} failed: ${this.#text(this.#wasm.error())}`);
   }
 
   #view(at, { dtype, shape }) {

@@ -33,11 +33,14 @@ class Made(NamedTuple):
         function: the kernel.
         constants: what it takes between what flows in and the bias.
         before: a kernel (x, prepared), where what flows in must be prepared by one.
+        once: a kernel (constant, prepared), where the first constant must be prepared by one when a model is loaded,
+            since it is larger then.
     """
 
     function: tirx.PrimFunc
     constants: list[np.ndarray]
     before: tirx.PrimFunc | None = None
+    once: tirx.PrimFunc | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +146,8 @@ def ways_of_conv(conv: Conv, weight: np.ndarray, target: Target, few: int) -> Wa
 
     def tiled(way: Winograd) -> Made:
         before = padded(way.window) if way.shares_rows else winograd.places_kernel(way, target)
-        return Made(winograd.winograd_kernel(way), [winograd.pack(weight, way)], before)
+        once = winograd.filters_kernel(way, target)
+        return Made(winograd.winograd_kernel(way), [winograd.pack(weight, way)], before, once)
 
     def found() -> Iterator[Way]:
         for shape in conv.products(target)[:few]:

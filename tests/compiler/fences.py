@@ -126,7 +126,7 @@ def _run(
         arrays.append(memory[tensor.root].array.reshape(tensor.shape))
     for index, value in zip(program.inputs, inputs.values(), strict=True):
         arrays[index][...] = value
-    for call in program.calls:
+    for call in (*program.once, *program.calls):
         for part in range(1 if call.share is None else parts):
             for index in call.arguments:
                 if program.tensors[index].private:

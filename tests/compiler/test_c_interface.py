@@ -164,3 +164,64 @@ def test_without_memory_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "reason.c").write_text(REASON)
     run(["cc", *STRICT, "reason.c", "libmodel.a", "-lm", "-pthread", "-o", "reason"], tmp_path)
     assert run(["sh", "-c", "ulimit -v 200000; ./reason"], tmp_path) == "out of memory, 1\n"
+
+
+SHARED = r"""
+#include "model.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+static _Alignas(64) char weights[GRAPHPRUNE_WEIGHTS_BYTES], copy[GRAPHPRUNE_WEIGHTS_BYTES];
+static float x[GRAPHPRUNE_INPUT_0_BYTES / sizeof(float)];
+static float first[GRAPHPRUNE_OUTPUT_0_BYTES / sizeof(float)], again[GRAPHPRUNE_OUTPUT_0_BYTES / sizeof(float)];
+
+static int run(graphprune_model* model, float* y) {
+  const void* inputs[] = {x};
+  void* outputs[] = {y};
+  return graphprune_run(model, inputs, outputs);
+}
+
+int main(void) {
+  FILE* file = fopen("weights.bin", "rb");
+  if (fread(weights, 1, sizeof weights, file) != sizeof weights) return 1;
+  fclose(file);
+  memcpy(copy, weights, sizeof copy);
+  for (size_t i = 0; i < sizeof x / sizeof *x; ++i) x[i] = (float)(i % 7) - 3;
+  graphprune_model* one = graphprune_create(weights, sizeof weights, 0);
+  if (!one || run(one, first)) return 2;
+  unsigned long pages;
+  file = fopen("/proc/self/statm", "r");
+  if (fscanf(file, "%lu", &pages) != 1) return 3;
+  fclose(file);
+  struct rlimit limit = {4096 * pages + 2 * GRAPHPRUNE_WORKSPACE_BYTES + GRAPHPRUNE_PREPARED_BYTES / 2, RLIM_INFINITY};
+  if (setrlimit(RLIMIT_AS, &limit)) return 4;
+  const char* reason;
+  graphprune_model* two = graphprune_create(weights, sizeof weights, &reason);
+  if (!two) return puts(reason), 5;
+  graphprune_destroy(one);
+  if (run(two, again) || memcmp(first, again, sizeof first)) return 6;
+  if (graphprune_create(copy, sizeof copy, &reason)) return 7;
+  puts(reason);
+  graphprune_destroy(two);
+  graphprune_model* three = graphprune_create(copy, sizeof copy, &reason);
+  if (!three) return puts(reason), 8;
+  if (run(three, again) || memcmp(first, again, sizeof first)) return 9;
+  graphprune_destroy(three);
+  return 0;
+}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_models_on_the_same_weights_share_what_is_made_of_them(tmp_path: Path) -> None:
+    """There is memory for filters in Winograd's form once; a second time is an error, until they are let go."""
+    need("cc")
+    net = "g (float[1,256,8,8] x) => (float[1,256,8,8] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w) }"
+    manifest = compile_model(model(net, w=(256, 256, 3, 3)), tmp_path).manifest
+    assert manifest.prepared_bytes > 16 * 256 * 256 * 4 > 4 * manifest.workspace_bytes
+    (tmp_path / "program.c").write_text(SHARED)
+    flags = [*STRICT, "-D_DEFAULT_SOURCE", "-Wl,-rpath,."]
+    run(["cc", *flags, "program.c", "./model.so", "-lm", "-o", "program"], tmp_path)
+    assert run(["./program"], tmp_path) == "out of memory\n"

@@ -25,7 +25,7 @@ def chain(sizes: list[int]) -> Program:
 
 
 def test_a_chain_needs_two_buffers() -> None:
-    workspace, weights = plan(chain([256] * 6))
+    workspace, weights, _ = plan(chain([256] * 6))
     assert workspace == 2 * 1024 + SLACK
     assert weights == SLACK
 
@@ -35,10 +35,22 @@ def test_constants_lie_one_after_the_other_and_views_share() -> None:
     for _ in range(2):
         program.add("float32", (5,), value=np.ones(5, np.float32))
     view = program.add("float32", (4, 4), root=1)
-    _, weights = plan(program)
+    _, weights, _ = plan(program)
     assert [t.offset for t in program.constants] == [0, ALIGNMENT]
     assert weights == 2 * ALIGNMENT + SLACK
     assert program.tensors[view].offset == program.tensors[1].offset
+
+
+def test_what_is_prepared_has_memory_of_its_own() -> None:
+    program = chain([100] * 3)
+    for size in (40, 8):
+        constant = program.add("float32", (5,), value=np.ones(5, np.float32))
+        made, scratch = program.add("float32", (size,)), program.add("float32", (100,))
+        program.tensors[made].prepared = True
+        program.once.append(Call("f", (constant, made, scratch)))
+    sizes = plan(program)
+    assert sizes == (2 * 448 + SLACK, 2 * ALIGNMENT + SLACK, 192 + ALIGNMENT + SLACK)  # scratch: where others will lie
+    assert [t.offset for t in program.prepared] == [0, 192]
 
 
 def test_buffers_that_live_together_are_different_ones() -> None:
@@ -60,7 +72,8 @@ def test_what_lives_together_never_overlaps(data: st.DataObject) -> None:
         read = data.draw(st.lists(st.sampled_from(indices[:number]), min_size=1, max_size=3))
         program.calls.append(Call("f", (*read, indices[number])))
     program.outputs = data.draw(st.lists(st.sampled_from(indices), min_size=1, max_size=3, unique=True))
-    workspace, _ = plan(program)
+    workspace, _, prepared = plan(program)
+    assert not prepared
     touched = {i: [s for s, c in enumerate(program.calls) if i in c.arguments] for i in indices}
     for i in program.inputs:
         touched[i].append(-1)

@@ -5,6 +5,8 @@ Neural Networks", 2016): tiles of the image are transformed, each of the (m + 2)
 over channels, and its sums are transformed back. Vectors run over the tiles of a row. Rows of tiles are taken a few at
 a time where that keeps what is between the steps in the second-level cache; then threads take rows. Where all are taken
 at once a kernel of its own transforms the image, which threads share by channels, and the other one by filters.
+
+Filters are transformed when a model is loaded: they are 1.8 (m = 2) or 4 times as large then, which nobody downloads.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from graphprune.compiler.targets import Target
 
 ERROR = 2e-5  # of the largest output: what a layer may lose to the transforms, a fifth of the tolerance of a library
 _NEAR = 384 * 1024  # bytes between the steps that stay in the second-level cache
+_FRESH = 0.3  # issue slots that each byte more of filters costs to come from main memory, once a run
 _MOVES = {True: 0.03, False: 0.12}  # issue slots that a byte between the steps costs there, and beyond
 
 # The transforms of inputs, filters and outputs by m (Lavin & Gray 2016, section 4).
@@ -41,7 +44,7 @@ _INPUT = {
         [0, 4, 0, -5, 0, 1],
     ],
 }
-_FILTER = {
+_FILTER: dict[int, list[list[float]]] = {
     2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
     4: [
         [1 / 4, 0, 0],
@@ -91,6 +94,11 @@ class Winograd:
         return self.rows * self.tiles[1] + self.lanes
 
     @property
+    def filters(self) -> int:
+        """Values of all filters at one place of a tile, with those that fill up the last block."""
+        return self.product.blocks * self.product.tile.rows * self.conv.channels
+
+    @property
     def shares_rows(self) -> bool:
         """Whether threads take some rows of tiles each, or some filters each."""
         return -(-self.tiles[0] // self.rows) > 1
@@ -106,13 +114,10 @@ class Winograd:
 
 
 def plans(conv: Conv, weight: np.ndarray, target: Target) -> Iterator[Winograd]:
-    """The ways in tiles that are accurate enough, the cheapest first; none for a convolution of another kind.
-
-    Transformed filters are 1.8 (m = 2) or 4 times as large: artefacts for other machines, to be shipped, do without.
-    """
+    """The ways in tiles that are accurate enough, the cheapest first; none for a convolution of another kind."""
     window = conv.window
     plain = window.kernel == (3, 3) and window.stride == window.dilation == (1, 1) and conv.groups == 1
-    if not plain or min(window.out) < 2 or target.zig:
+    if not plain or min(window.out) < 2:
         return
     accurate: dict[int, bool] = {}
     for way in sorted((way for m in _INPUT for way in _ways(conv, m, target)), key=lambda way: way.cost):
@@ -135,7 +140,7 @@ def _ways(conv: Conv, m: int, target: Target) -> list[Winograd]:
         between = 4 * places * (conv.channels + conv.filters) * (rows * width + lanes)
         size = 4 * places * conv.channels * conv.filters
         cost = blocks * (places * shape.cost + 2 * _MOVES[between < _NEAR] * between)
-        cost += blocks * tiling.reading(size)
+        cost += blocks * tiling.reading(size) + _FRESH * size * (1 - 9 / places)
         cost += vectors * places * 5 * (conv.channels + conv.filters)
         ways.append(Winograd(conv, m, rows, shape, lanes, cost))
     return ways
@@ -158,14 +163,33 @@ def error(weight: np.ndarray, m: int) -> float:
 
 def transformed(weight: np.ndarray, m: int) -> np.ndarray:
     """`weight` [filters, channels, 3, 3] at every place of a tile, float32 [side, side, filters, channels]."""
-    matrix = np.array(_FILTER[m])
-    return np.einsum("ai,fcij,bj->abfc", matrix, weight.astype(np.float64), matrix, optimize=True).astype(np.float32)
+    matrix = np.array(_FILTER[m], np.float32)
+    return np.einsum("ai,fcij,bj->abfc", matrix, weight.astype(np.float32), matrix, optimize=True)
 
 
 def pack(weight: np.ndarray, way: Winograd) -> np.ndarray:
-    """`weight` as the kernel reads it, flat: [place][block of filters][channel][filter]."""
-    places = transformed(weight, way.m).reshape(-1, *weight.shape[:2])
-    return np.concatenate([pack_weights(place, 1, way.product) for place in places])
+    """`weight` as `filters_kernel` takes it: [tap, block of filters · channel · filter]."""
+    taps = weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1)
+    return np.stack([pack_weights(tap, 1, way.product) for tap in taps])
+
+
+def filters_kernel(way: Winograd, target: Target) -> tirx.PrimFunc:
+    """The function (taps [9, values], filters [place, values]) that transforms what `pack` gives."""
+    values, places = way.filters, way.side**2
+    lanes = min(target.lanes, 1 << (values.bit_length() - 1))
+    with IRBuilder() as builder, T.prim_func(True, True):
+        T.func_name("winograd_filters")
+        T.func_attr({"tirx.noalias": True})
+        taps, filters = arguments(taps=(9, values), filters=(places, values))
+        grid = _grid(3, 3, lanes)
+        with Share().serial(-(-values // lanes)) as v:
+            at = tirx.min(v * lanes, values - lanes)
+            for tap in range(9):
+                T.buffer_store(grid[tap // 3][tap % 3], taps[ramp(tap * values + at, lanes)], [ramp(0, lanes)])
+            lines = _transformed(grid, _FILTER[way.m], lanes)
+            for place, value in enumerate(value for line in lines for value in line):
+                T.buffer_store(filters, value[ramp(0, lanes)], [ramp(place * values + at, lanes)])
+    return builder.get()
 
 
 def places_kernel(way: Winograd, target: Target) -> tirx.PrimFunc:
@@ -188,14 +212,14 @@ def places_kernel(way: Winograd, target: Target) -> tirx.PrimFunc:
 
 
 def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
-    """The function (places or planes, packed weights, bias [filters], residual if any, y).
+    """The function (places or planes, transformed filters, bias [filters], residual if any, y).
 
     Places are those of `places_kernel`; where threads share rows it takes the planes of `padding.planes_kernel`.
     """
     conv, shape, m, side, lanes = way.conv, way.product, way.m, way.side, way.lanes
     window, (height, width) = way.window, conv.window.out
     down, across = way.tiles
-    places, pitch, block = side * side, way.pitch, shape.tile.rows * shape.blocks * conv.channels
+    places, pitch = side * side, way.pitch
     out_shape = (conv.batch, conv.filters, height, width)
     with IRBuilder() as builder, T.prim_func(True, True):
         T.func_name("winograd")
@@ -204,7 +228,7 @@ def winograd_kernel(way: Winograd) -> tirx.PrimFunc:
             planes=(conv.batch, conv.channels, window.plane)
             if way.shares_rows
             else (conv.batch, places, conv.channels, pitch),
-            w=(places * block,),
+            w=(places, way.filters),
             bias=(conv.filters,),
             residual=out_shape if conv.epilogue.residual else None,
             y=out_shape,
