@@ -38,7 +38,7 @@ def plans(rows: int, columns: int, depth: int, target: Target, multiple: int = 1
     tiles = [
         Tile(-(-rows // -(-rows // most)), vectors, lanes)
         for vectors in _VECTORS
-        if (most := min((target.registers - vectors - 1) // vectors, _HIGHEST))
+        if (most := max((n for n in range(1, _HIGHEST + 1) if _fits(n, vectors, target)), default=0))
     ]
     return _ranked(rows, columns, depth, tiles, steps, lambda tile: 4 * rows * depth, multiple, spare)
 
@@ -81,12 +81,14 @@ def plans_sparse(
         return 4 * (tile.rows + 1) * sum(n for _, n in entries[tile.rows])
 
     tiles = [
-        Tile(height, vectors, lanes)
-        for height in heights
-        for vectors in _VECTORS
-        if height * vectors + vectors + 1 <= target.registers
+        Tile(height, vectors, lanes) for height in heights for vectors in _VECTORS if _fits(height, vectors, target)
     ]
     return _ranked(rows, columns, depth, tiles, steps, size, multiple, spare)
+
+
+def _fits(rows: int, vectors: int, target: Target) -> bool:
+    """Whether the sums of a tile, and what a step multiplies, have registers."""
+    return rows * vectors + vectors + (rows if target.ahead else 1) <= target.registers
 
 
 def _lanes(columns: int, target: Target) -> int:

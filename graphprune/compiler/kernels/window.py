@@ -152,7 +152,8 @@ def _block(op: Windowed, target: Target) -> _Block:
     fitting = (columns - 1).bit_length() if op.window.copied else columns.bit_length() - 1
     lanes = min(target.lanes, 1 << fitting)
     needed = -(-columns // lanes)
-    most = min(max(target.registers * 5 // 8, 1), max(_STATEMENTS // (op.window.kernel[0] * op.window.kernel[1]), 1))
+    sums = target.registers * (3 if target.ahead else 5) // 8
+    most = min(max(sums, 1), max(_STATEMENTS // (op.window.kernel[0] * op.window.kernel[1]), 1))
     choices = [
         _Block(height, -(-needed // across), lanes, -(-rows // height), across)
         for across in range(1, needed + 1)

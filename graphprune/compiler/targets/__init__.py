@@ -39,6 +39,7 @@ class Target:
         features: processor features a model built for this target may use; checked before the model runs.
         lanes: float32 values in one vector register.
         registers: vector registers.
+        ahead: whether all that a step of a product multiplies is loaded first, and so takes registers at the same time.
         library: file name of the shared library, or of the WebAssembly module.
         zig: triple for `zig cc -target`; empty builds for the machine we run on.
         cpus: processors that `--mcpu` takes, each with the fields it has otherwise.
@@ -60,6 +61,7 @@ class Target:
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
     device: str = ""
+    ahead: bool = False
 
     @property
     def wasm(self) -> bool:

@@ -13,7 +13,8 @@ TARGET = Target(
     "generic",
     ("simd128",),
     lanes=4,
-    registers=11,  # as many as leave 8 or 9 accumulators; V8 spills beyond
+    registers=16,  # of x86-64
+    ahead=True,  # as V8 does
     library="model.wasm",
     zig="wasm32-wasi",
     also={
