@@ -34,6 +34,7 @@ KEPT = BUILD / "language.json"
 NEURONS, HEADS = "gelu|silu|act_fn", "softmax"  # axes that the neurons and the heads of these exports pass through
 TEXT = 128  # tokens of the sequences that SmolLM2 writes
 SCORES = {
+    "fisher": ("fisher", "allocate", "reconstruct"),
     "obs": ("obs", "allocate", "reconstruct"),
     "flap": ("flap", "choose", "reconstruct(damp=1e6)"),
     "wanda": ("wanda", "choose", ""),

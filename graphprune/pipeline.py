@@ -42,6 +42,7 @@ CALIBRATED = f"{BEFORE}, fold_batchnorm, calibrate({{calibration}})"
 SCORED = "fold_batchnorm, calibrate(count=8), obs"  # what a sensitivity view is made of, after ``BEFORE``
 PRESETS = {
     "obs": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
+    "fisher": f"{CALIBRATED}, fisher, {{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
     "spare": f"{BEFORE}, fold_batchnorm, calibrate(count=8, {{sampled}}), obs(damp=0.0001, most=0.01), {{choice}}, "
     f"cut(needed=False), reconstruct(damp=0.0001), {AFTER}",
     "sparse": f"{CALIBRATED}, {{experts}}{{sparsify}}repair, {AFTER}",
@@ -58,7 +59,7 @@ PRESETS = {
     "clean": f"{BEFORE}, {{experts}}{AFTER}",
 }
 # The pass that meets a target, where it is not ``choose``.
-CHOICES = {"obs": "allocate", "layer_adaptive": "layer_adaptive", "pq_index": "pq_index"}
+CHOICES = {"obs": "allocate", "fisher": "allocate", "layer_adaptive": "layer_adaptive", "pq_index": "pq_index"}
 
 
 def preset(

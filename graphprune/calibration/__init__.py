@@ -110,6 +110,7 @@ class Calibration:
         source: what the inputs were, in words.
         real: the real inputs, and those optimised to be like them; nothing where none were given.
         nearest: the inputs that are most like real ones, where any were optimised or given.
+        logits: the output that predicts the next token, where there is one.
     """
 
     moments: Mapping[str, Moments]
@@ -119,6 +120,11 @@ class Calibration:
     source: str
     real: tuple[Inputs, ...] = ()
     nearest: Inputs | None = None
+    logits: str | None = None
+
+    def shown(self) -> list[Inputs]:
+        """The inputs that tell most of what the model does: those most like real ones, else all that were made up."""
+        return [noise.make() for noise in self.noise.values()] if self.nearest is None else [self.nearest]
 
     def reader(self, dim: Dim) -> Moments | None:
         """What is known of the layer that sums over this axis of its weight, if anything."""
@@ -197,9 +203,11 @@ def calibrate(
     known = {t.name for node in model.graph.nodes for t in node.outputs}
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
     noise: dict[str, Noise] = {}
+    logits = None
     sets: list[dict[str, Measured]] = []
     if (read := reader(model, vocabulary)) is not None:
         read = writer(model, read)
+        logits = read.logits
         widest = max((columns(model, name, layer) for name, (_, layer) in found.items()), default=1)
         parts = [replace(read, length=length) for length in lengths(model, read)]
         number = 0
@@ -248,7 +256,7 @@ def calibrate(
         energy = np.trace(covariance) if matters is None else (matters * covariance).sum()
         moments[name] = Moments(layer, affine(model, node, layer), second, float(energy), matters)
     real = () if given is None else tuple(nearest)
-    return Calibration(moments, statistics, noise, skipped, source, real, nearest[-1] if nearest else None)
+    return Calibration(moments, statistics, noise, skipped, source, real, nearest[-1] if nearest else None, logits)
 
 
 def _same(inputs: Inputs) -> Inputs:

@@ -123,8 +123,11 @@ def split(model: Model, inputs: Inputs, together: int) -> list[Inputs]:
     return parts
 
 
-def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[str, np.ndarray]]:
-    """Values of the inputs and of ``wanted`` tensors, a few inputs at a time; ``model`` is as ``batched`` makes it."""
+def run(model: Model, wanted: Sequence[str], inputs: Inputs, keep: bool = True) -> Iterator[dict[str, np.ndarray]]:
+    """Values of the inputs and of ``wanted`` tensors, a few inputs at a time; ``model`` is as ``batched`` makes it.
+
+    ``keep`` says whether memory may be spent on speed, as of ``Runner``.
+    """
     if missing := sorted(set(model.inputs) - set(inputs)):
         raise UsageError(f"the calibration data have no array called '{missing[0]}'", "name arrays like the inputs")
     header = ModelProto()
@@ -133,7 +136,7 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs) -> Iterator[dict[st
     del header.graph.output[:]  # what nobody asks for need not be computed
     asked = dict.fromkeys(name for name in wanted if name not in model.inputs)
     header.graph.output.extend(outputs.get(name, ValueInfoProto(name=name)) for name in asked)
-    runner = Runner(replace(model, header=header), optimise=True)
+    runner = Runner(replace(model, header=header), optimise=True, keep=keep)
     for chunk in track(chunks(model, inputs, wanted)):
         yield {**chunk, **runner(chunk)}
 

@@ -14,7 +14,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.calibration.activations import Inputs, positions, run
-from graphprune.calibration.gradient import Seed, Tape, with_gradients
+from graphprune.calibration.adjoints import Tape
+from graphprune.calibration.gradient import Seed, with_gradients
 from graphprune.errors import InvalidModelError
 from graphprune.model import Model
 
@@ -37,8 +38,7 @@ def importance(model: Model, tensors: Iterable[str], inputs: Inputs, seed: int) 
     tensors = [name for name in tensors if (_channels(model, name) or WIDEST + 1) <= WIDEST]
     if not tensors:
         return {}
-    directions = {name: _direction(len(model.shapes.get(name) or ()), seed + k) for k, name in enumerate(model.outputs)}
-    graph, gradients = with_gradients(model, directions, tensors)
+    graph, gradients = with_gradients(model, directions(model, seed), tensors)
     second: dict[str, np.ndarray] = {}
     try:
         repeated = {name: np.concatenate([x] * DRAWS) if x.ndim else x for name, x in inputs.items()}
@@ -56,6 +56,22 @@ def importance(model: Model, tensors: Iterable[str], inputs: Inputs, seed: int) 
     return found
 
 
+def directions(model: Model, seed: int, logits: str | None = None) -> dict[str, Seed]:
+    """Random directions of the outputs, to start gradients from.
+
+    Args:
+        model: any.
+        seed: of the numbers.
+        logits: the only output that counts, where it predicts the next token: the mean square of a gradient is then
+            twice how far, to second order, the prediction diverges. By default all outputs count, each in units of
+            its own spread.
+    """
+    ranks = {name: len(model.shapes.get(name) or ()) for name in model.outputs}
+    if logits is not None:
+        return {logits: _surprise(ranks[logits], seed)}
+    return {name: _direction(rank, seed + k) for k, (name, rank) in enumerate(ranks.items())}
+
+
 def _channels(model: Model, name: str) -> int | None:
     shape = model.shapes.get(name) or ()
     return shape[1 if len(shape) >= 4 else -1] if shape else None
@@ -69,5 +85,15 @@ def _direction(rank: int, seed: int) -> Seed:
         variance = tape.reduced("ReduceMean", tape("Mul", centred, centred), axes)
         noise = tape("RandomNormalLike", output, seed=float(seed))
         return tape("Div", noise, tape("Sqrt", tape("Add", variance, 1e-12)))
+
+    return drawn
+
+
+def _surprise(rank: int, seed: int) -> Seed:
+    def drawn(tape: Tape, output: gs.Variable) -> gs.Tensor:
+        """Normal numbers n times √p, less what moves all logits together: √p n - p (√p · n)."""
+        likely = tape("Softmax", output, axis=rank - 1)
+        noise = tape("Mul", tape("Sqrt", likely), tape("RandomNormalLike", output, seed=float(seed)))
+        return tape("Sub", noise, tape("Mul", likely, tape.reduced("ReduceSum", noise, [rank - 1])))
 
     return drawn

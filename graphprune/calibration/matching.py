@@ -13,7 +13,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.calibration.activations import Inputs
-from graphprune.calibration.gradient import Seed, Tape, with_gradients
+from graphprune.calibration.adjoints import Tape
+from graphprune.calibration.gradient import Seed, with_gradients
 from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InvalidModelError
 from graphprune.model import Model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,9 +55,19 @@ def walked(model: Model, found: Found, inputs: Inputs) -> dict[str, Measured]:
     stops = [(layer.x, sums.goal[name].name) for name, (_, layer) in found.items()]
     for name, seen in zip(track(list(found)), walk(model, chunks(model, inputs), stops), strict=True):
         layer = found[name][1]
-        for values in seen:
+        for values in _joined(seen, layer):
             sums.add(name, values, np.arange(layer.positions(values[layer.x].shape)), np.float32)
     return sums.measured()
+
+
+def _joined(batches: Sequence[Mapping[str, np.ndarray]], layer: Layer) -> Iterator[dict[str, np.ndarray]]:
+    """Values of several batches as one, of ``POSITIONS`` or a few more: adding moments up costs as much as these."""
+    start, there = 0, 0
+    for k, values in enumerate(batches, 1):
+        there += layer.positions(values[layer.x].shape)
+        if there >= POSITIONS or k == len(batches):
+            yield {name: np.concatenate([batch[name] for batch in batches[start:k]]) for name in values}
+            start, there = k, 0
 
 
 class _Sums:
@@ -98,8 +108,10 @@ class _Sums:
     def measured(self) -> dict[str, Measured]:
         """The moments."""
         covariance = {name: _covariance(sums) for name, sums in self._goals.items()}
+        for second in self._second.values():
+            second /= second[0, -1, -1]  # in place: of a large model they are most of what is held
         return {
-            name: Measured(second / second[0, -1, -1], covariance[self.goal[name].name], self._count[name])
+            name: Measured(second, covariance[self.goal[name].name], self._count[name])
             for name, second in self._second.items()
         }
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from graphprune.calibration.activations import batched, run
-from graphprune.calibration.gradient import ADJOINTS, with_gradients, with_outputs
+from graphprune.calibration.adjoints import ADJOINTS
+from graphprune.calibration.gradient import with_gradients, with_outputs
 from graphprune.calibration.importance import importance
 from graphprune.calibration.matching import matched
 from graphprune.model import load
@@ -33,28 +34,46 @@ BODIES = {
     "Div, by x": ("s = Sigmoid(x)\ny = Div(c, s)", {"c": (3, 2, 6, 7)}),
     "Dropout": ("y = Dropout(x)", {}),
     "Erf": ("y = Erf(x)", {}),
+    "Expand": ("g = GlobalAveragePool(x)\ny = Expand(g, p)", {"p": np.array([3, 2, 4, 5], np.int64)}),
     "Flatten": ("t = Flatten(x)\ny = Gemm(t, a)", {"a": (84, 3)}),
+    "Gelu": ("y = Gelu(x)", {}),
     "Gemm": ("t = Flatten(x)\ny = Gemm<transB=1, alpha=0.5>(t, a, b)", {"a": (3, 84), "b": (3,)}),
     "GlobalAveragePool": ("y = GlobalAveragePool(x)", {}),
     "HardSigmoid": ("y = HardSigmoid<alpha=0.3>(x)", {}),
     "HardSwish": ("y = HardSwish(x)", {}),
     "Identity": ("y = Identity(x)", {}),
+    "LayerNormalization": ("y = LayerNormalization<axis=-2>(x, a, b)", {"a": (6, 7), "b": (6, 7)}),
     "LeakyRelu": ("y = LeakyRelu<alpha=0.2>(x)", {}),
     "MatMul": ("y = MatMul(x, a)", {"a": (7, 4)}),
     "MatMul, twice": ("t = Transpose<perm=[0,1,3,2]>(x)\ny = MatMul(x, t)", {}),
     "Mul": ("g = GlobalAveragePool(x)\ns = Sigmoid(g)\ny = Mul(x, s)", {}),
+    "Neg": ("y = Neg(x)", {}),
     "Pad": ("y = Pad(x, p)", {"p": np.array([0, 0, 1, 0, 0, 0, 2, 1], np.int64)}),
+    "Pow": ("y = Pow(x, n)", {"n": np.array(3, np.float32)}),
+    "RMSNormalization": ("y = RMSNormalization(x, a)", {"a": (7,)}),
+    "Reciprocal": ("s = Sigmoid(x)\ny = Reciprocal(s)", {}),
     "ReduceMean": ("y = ReduceMean<keepdims=1, axes=[2,3]>(x)", {}),
+    "ReduceL2": ("y = ReduceL2<keepdims=0, axes=[1,-1]>(x)", {}),
+    "ReduceMean, without axes": ("y = ReduceMean<keepdims=0, axes=[2]>(x)", {}),
+    "ReduceSum": ("y = ReduceSum<keepdims=0>(x, p)", {"p": np.array([-1, 1], np.int64)}),
     "Relu": ("y = Relu(x)", {}),
     "Reshape": ("y = Reshape(x, p)", {"p": np.array([3, 2, 42], np.int64)}),
     "Sigmoid": ("y = Sigmoid(x)", {}),
+    "Slice": (
+        "y = Slice(x, s, e, d)",
+        {"s": np.array([1, -5]), "e": np.array([2**31, -1]), "d": np.array([3, 2])},
+    ),
     "Softmax": ("y = Softmax<axis=1>(x)", {}),
+    "Sqrt": ("s = Sigmoid(x)\ny = Sqrt(s)", {}),
     "Squeeze": ("t = ReduceMean<keepdims=1, axes=[2,3]>(x)\ny = Squeeze(t, p)", {"p": np.array([2, 3], np.int64)}),
     "Sub": ("t = Relu(x)\ny = Sub(x, t)", {}),
     "Tanh": ("y = Tanh(x)", {}),
     "Transpose": ("y = Transpose<perm=[0,3,1,2]>(x)", {}),
     "Unsqueeze": ("y = Unsqueeze(x, p)", {"p": np.array([1], np.int64)}),
+    "Where": ("t = Tanh(x)\nc = Greater(x, z)\ny = Where(c, x, t)", {"z": np.array(0, np.float32)}),
 }
+
+NEWER = {"Gelu": 20, "RMSNormalization": 23}  # the opset that has it
 
 
 def test_every_operator_of_the_table_is_here():
@@ -66,7 +85,7 @@ def test_a_gradient_is_the_difference_of_the_loss(name):
     """The loss is the sum of y², whose own gradient is 2 y."""
     body, weights = BODIES[name]
     rng = np.random.default_rng(0)
-    model = load(net(body, inputs="float[3,2,6,7] x", **weights))
+    model = load(net(body, inputs="float[3,2,6,7] x", opset=NEWER.get(name, 17), **weights))
     graph, gradients = with_gradients(model, {"y": lambda tape, y: tape("Mul", y, 2.0)}, ["x"])
     x, direction = (rng.standard_normal((3, 2, 6, 7)).astype(np.float32) for _ in range(2))
     x = np.round(x, 1) + np.float32(0.05)  # not at the edges of a Clip
@@ -80,6 +99,17 @@ def test_a_gradient_is_the_difference_of_the_loss(name):
     found = Runner(graph)({"x": x})[gradients["x"]]
     assert found.shape == x.shape
     assert float((found * direction).sum()) == pytest.approx(slope, rel=1e-2, abs=1e-3)
+
+
+def test_what_is_put_behind_a_past_has_its_gradient_with_a_shorter_past() -> None:
+    """Models are analysed with something past, and run with nothing."""
+    model = load(net("t = Concat<axis=2>(p, x)\ny = Tanh(t)", inputs="float[1,2,P,3] p, float[1,2,5,3] x"))
+    graph, gradients = with_gradients(model, {"y": lambda tape, y: tape("Mul", y, 2.0)}, ["x"])
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 3)).astype(np.float32)
+    y = np.tanh(x)
+    for past in (0, 4):
+        found = Runner(graph)({"p": np.ones((1, 2, past, 3), np.float32), "x": x})[gradients["x"]]
+        assert found == pytest.approx(2 * y * (1 - y**2), abs=1e-5)
 
 
 def test_no_gradient_passes_an_unknown_operator():
