@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import msgspec
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from graphprune.branches import Branch, named, silenced
+from graphprune.choices import choices, choosing
 from graphprune.cut import Gone, gone, zeroed
 from graphprune.errors import GraphpruneError, InvalidModelError, UsageError, VerificationError
 from graphprune.model import Model
@@ -24,6 +26,7 @@ from graphprune.proof import (
     Agreement,
     Arrays,
     Runner,
+    compare,
     compare_layers,
     judge,
     rtol,
@@ -253,25 +256,10 @@ class _Prover:
         self, step: Step, before: Model, after: Model, cut: Gone, silent: Model | None, *, bounded: bool
     ) -> tuple[Agreement, Agreement | None]:
         """The agreement of ``after`` with what it must compute; raises ``VerificationError`` where it has none."""
-        layers = None
-        if silent is not None:
-            _check(after, step.text)
-            made_from = {name: sources for name, sources in watched(before).items() if name in after.shapes}
-            reference: Arrays = Runner(silent, also=made_from)(self._inputs)
-            result = self._run(step, after, made_from)
-            layers = compare_layers(
-                result, reference, made_from, cut, rtol(after, LAYERS_RTOL) if bounded else math.inf
-            )
-            reference, result = ({n: t[n] for n in after.outputs} for t in (reference, result))
-            agreement = judge(result, reference, rtol(after, LAW_RTOL) if bounded else math.inf, silent, self._inputs)
-        else:
-            same = self._known and self._known[0] is before
-            reference = self._known[1] if self._known and same else Runner(before)(self._inputs)
-            _check(after, step.text)  # after the model before has run: what does not fit there is not the pass's fault
-            result = self._run(step, after)
-            allowed = math.inf if getattr(step.run, "approximate", False) else rtol(after, REWRITE_RTOL)
-            agreement = judge(result, reference, allowed, before, self._inputs)
+        agreement, layers, reference, result = self._compared(step, before, after, cut, silent, bounded)
         self._known = (after, result)
+        if not _all_hold(agreement, layers):
+            agreement, layers = self._alike(step, before, after, cut, silent, bounded) or (agreement, layers)
         for kind, proof in (("output", agreement), ("inner tensor", layers)):
             if proof is not None and not proof.holds:
                 _refuse_nan(before, reference)
@@ -283,6 +271,49 @@ class _Prover:
                 )
         return agreement, layers
 
+    def _compared(
+        self, step: Step, before: Model, after: Model, cut: Gone, silent: Model | None, bounded: bool
+    ) -> tuple[Agreement, Agreement | None, Arrays, Arrays]:
+        """Agreement of outputs and, after a removal, of inner tensors; the outputs it must have, and those it has."""
+        if silent is not None:
+            _check(after, step.text)
+            made_from = {name: sources for name, sources in watched(before).items() if name in after.shapes}
+            reference: Arrays = Runner(silent, also=made_from)(self._inputs)
+            result = self._run(step, after, made_from)
+            layers = compare_layers(
+                result, reference, made_from, cut, rtol(after, LAYERS_RTOL) if bounded else math.inf
+            )
+            reference, result = ({n: t[n] for n in after.outputs} for t in (reference, result))
+            allowed = rtol(after, LAW_RTOL) if bounded else math.inf
+            return judge(result, reference, allowed, silent, self._inputs), layers, reference, result
+        same = self._known and self._known[0] is before
+        reference = self._known[1] if self._known and same else Runner(before)(self._inputs)
+        _check(after, step.text)  # after the model before has run: what does not fit there is not the pass's fault
+        result = self._run(step, after)
+        allowed = math.inf if getattr(step.run, "approximate", False) else rtol(after, REWRITE_RTOL)
+        return judge(result, reference, allowed, before, self._inputs), None, reference, result
+
+    def _alike(
+        self, step: Step, before: Model, after: Model, cut: Gone, silent: Model | None, bounded: bool
+    ) -> tuple[Agreement, Agreement | None] | None:
+        """The same once both choose alike, if both choose and from the same numbers; else ``None``."""
+        made = choices(after)
+        if not made or made.keys() - choices(before).keys():
+            return None
+        chosen = Runner(silent or before, also=made)(self._inputs)
+        given = {name: chosen[name] for name in made}
+        before, after = choosing(before, given), choosing(after, given)
+        silent = choosing(silent, given) if silent is not None else None
+        numbers = {name for names in made.values() for name in names}
+        try:
+            first, second = (Runner(model, also=numbers)(self._inputs) for model in (silent or before, after))
+            if not compare(second, {name: first[name] for name in numbers}, rtol(after, LAW_RTOL)).holds:
+                return None
+            agreement, layers, *_ = self._compared(step, before, after, cut, silent, bounded)
+        except (InvalidModelError, VerificationError):
+            return None
+        return msgspec.structs.replace(agreement, given=[*made]), layers
+
     def _run(self, step: Step, model: Model, also: Collection[str] = ()) -> Arrays:
         try:
             return Runner(model, also=also)(self._inputs)
@@ -290,6 +321,10 @@ class _Prover:
             raise VerificationError(
                 f"pass '{step.text}' made a model that does not run: {error}", "please report the model"
             ) from error
+
+
+def _all_hold(*proofs: Agreement | None) -> bool:
+    return all(proof is None or proof.holds for proof in proofs)
 
 
 def _refuse_nan(model: Model, outputs: Arrays) -> None:

@@ -55,12 +55,14 @@ class Agreement(msgspec.Struct, frozen=True):
         rtol: what was allowed.
         outputs: the error of each output.
         silent: outputs that are constant zero on the reference, which prove nothing.
+        given: tensors that say which of nearly equal numbers were chosen, where both models were given them.
     """
 
     error: float
     rtol: float
     outputs: dict[str, float]
     silent: list[str]
+    given: list[str] = []
 
     @property
     def holds(self) -> bool:

@@ -32,7 +32,7 @@ LAYERS = [
     ["chromium", "runtime"],
     ["compiler", "pipeline", "fidelity", "aiming"],
     ["zeros"],
-    ["calibration", "obs"],
+    ["calibration", "choices", "obs"],
     ["allocation", "layertimes"],
     ["budget"],
     ["proof", "cost"],

@@ -42,7 +42,8 @@ class StepReport(msgspec.Struct, frozen=True):
 
     ``law`` marks a removal, whose error is against the model with what went silenced, at the outputs and
     (``layers_error``) at every inner tensor; no ``tolerance`` marks what is only measured: a pass that changes outputs
-    on purpose, a cut that is inexact.
+    on purpose, a cut that is inexact. ``given`` names tensors that say which of nearly equal numbers were chosen, where
+    the proof needed both models to choose alike.
     """
 
     step: str
@@ -53,6 +54,7 @@ class StepReport(msgspec.Struct, frozen=True):
     law: bool = False
     layers_error: float | None = None
     layers_tolerance: float | None = None
+    given: list[str] = []
 
 
 class OperatorReport(msgspec.Struct, frozen=True):
@@ -287,6 +289,7 @@ def _step(record: Record) -> StepReport:
         record.law,
         record.layers.error if record.layers else None,
         record.layers.rtol if record.layers and math.isfinite(record.layers.rtol) else None,
+        proof.given if proof else [],
     )
 
 

@@ -34,7 +34,7 @@ class Row(msgspec.Struct, frozen=True):
     Attributes:
         name, family, made: of the entry.
         outcome: `pruned`, `nothing to prune`, `law broken`, `crashed`, or `not made` where there is no graph.
-        detail: the message, where it is not `pruned`.
+        detail: the message, where it is not `pruned`; else what its proof was given.
         parameters: elements of floating-point constants before.
         nodes: of the graph as loaded.
         parameters_removed: share.
@@ -133,9 +133,11 @@ def _pruned(model: Model, row: Row) -> Row:
         state, records = prepared, []
     law = next((record.agreement for record in records if record.cut), None)
     after = CostModel(state.model).at()
+    given = max((len(record.agreement.given) for record in records if record.agreement), default=0)
     return msgspec.structs.replace(
         row,
         outcome="pruned" if law else "nothing to prune",
+        detail=f"nearly equal numbers in the order of the reference at {given} choices" if given else "",
         parameters_removed=1 - after.parameters / max(before.parameters, 1),
         macs_removed=1 - after.macs / max(before.macs, 1),
         error=law and law.error,

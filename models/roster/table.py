@@ -142,7 +142,7 @@ def _graph(row: Row) -> tuple[str, ...]:
         f"{row.analysis_seconds:.2f}",
         f"{row.seconds:.1f}",
         row.state,
-        reasons,
+        "; ".join(text for text in (row.detail, reasons) if text),
     )
 
 
