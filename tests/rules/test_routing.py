@@ -151,7 +151,34 @@ CASES = [
         for name, choice in (
             ("the least", "v, i = TopK<largest=0>(r, k2)"),
             ("how many is computed", "many = Add(zero, k2)\nv, i = TopK(r, many)"),
+            ("of whole numbers", "n = Cast<to=7>(r)\nv0, i = TopK(n, k2)\nv = Cast<to=1>(v0)"),
         )
+    ),
+    *(
+        mixture(
+            f"TopK of opset {opset}, experts that are no more than a row",
+            f"v, i = {choice}\np = Softmax<axis=1>(v)\nz = ConstantOfShape(n5)\ns = Scatter<axis=1>(z, i, p)\n"
+            "u = MatMul(s, rows)",
+            "8 a[1] g[0]",
+            "4 g[1] rows[0]",
+            "8 rows[1] b[0]",
+            opset=opset,
+            n5=ints(5, 4),
+            k2=ints(2),
+            rows=(4, 8),
+        )
+        for opset, choice in ((9, "TopK<k=2>(r)"), (10, "TopK(r, k2)"))
+    ),
+    mixture(
+        "TopK along the first axis",
+        "rt = Transpose(r)\nvt, it = TopK<axis=0>(rt, k2)\np = Softmax<axis=0>(vt)\nz = ConstantOfShape(n5)\n"
+        "st = ScatterElements<axis=0>(z, it, p)\ns = Transpose(st)\nu = MatMul(s, rows)",
+        "8 a[1] g[0]",
+        "4 g[1] rows[0]",
+        "8 rows[1] b[0]",
+        n5=ints(4, 5),
+        k2=ints(2),
+        rows=(4, 8),
     ),
 ]
 
