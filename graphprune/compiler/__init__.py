@@ -197,6 +197,8 @@ def _library(model: _Model, folder: Path, step: _Step) -> _Code:
             build.link(source, objects[features], machine, folder, library)
         for kernels in objects.values():
             kernels.unlink()
+        if machine.wasm and model.embed:
+            javascript.embed(folder / machine.library, folder / "weights.bin")
         if machine.wasm:
             javascript.write(folder, "wasm", model.inputs, model.outputs)
     pages = max((javascript.pages(folder / library) for library in machine.also), default=0)

@@ -25,7 +25,7 @@ ARRAYS = {
     "bool": "Uint8Array",
 }
 
-_IMPORTS, _MEMORY = 2, 2  # a section of a module, and a kind of import
+_CUSTOM, _IMPORTS, _MEMORY = 0, 2, 2  # sections of a module, and a kind of import
 # What the types have besides where a model can be run by several threads.
 _THREADS = {
     "MEMBERS": """  /** How many threads run the model. */
@@ -63,6 +63,15 @@ def types(kind: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> str:
     taken = [f"  {json.dumps(v.name)}: {ARRAYS[v.dtype]} | Tensor<{ARRAYS[v.dtype]}>; // {_sizes(v)}" for v in inputs]
     given = [f"  {json.dumps(v.name)}: Tensor<{ARRAYS[v.dtype]}>; // {_sizes(v)}" for v in outputs]
     return template.replace("@INPUTS@", "\n".join(taken)).replace("@OUTPUTS@", "\n".join(given))
+
+
+def embed(module: Path, weights: Path) -> None:
+    """Put the file `weights` at the end of a WebAssembly module, in a section that engines skip and wasm.mjs reads."""
+    name, content = b"weights", weights.read_bytes()
+    size = 1 + len(name) + len(content)
+    with module.open("ab") as file:
+        file.write(bytes([_CUSTOM, *(size >> 7 * i & 127 | 128 for i in range(4)), size >> 28]))
+        file.write(bytes([len(name)]) + name + content)
 
 
 def _sizes(value: Value) -> str:

@@ -57,7 +57,7 @@ class Manifest(msgspec.Struct, frozen=True):
     Attributes:
         identity: a digest of the code that its libraries know too.
         also: further modules of the same kernels, by file name, each with the features it needs besides the target's.
-        embedded: whether the libraries hold the weights, and there is no `weights.bin`.
+        embedded: whether the library holds the weights, and there is no `weights.bin`.
         prepared_bytes: of what kernels take in a larger form than the weights have, made when a model is loaded.
         pages: memory that a module with threads is given before it has any, in pages of 64 kB.
     """

@@ -49,13 +49,24 @@ export async function load(folder = new URL(".", import.meta.url), { threads = 1
   const manifest = parse(await read("manifest.json"));
   const there = Object.keys(FEATURES).filter((name) => has(FEATURES[name]) && (name !== "atomics" || (threads > 1 && isolated())));
   const [file, features] = Object.entries(manifest.also).find(([, wanted]) => wanted.every((f) => there.includes(f))) ?? [manifest.library, []];
-  const [code, weights] = await Promise.all([read(file), manifest.embedded ? null : ask(new URL("weights.bin", url))]);
+  const reading = read(file);
+  const first = file === manifest.library ? reading : manifest.embedded && read(manifest.library);
+  const [code, weights] = await Promise.all([reading, manifest.embedded ? inside(first, manifest) : ask(new URL("weights.bin", url))]);
   const shared = features.includes("atomics");
   const { module, wasm, memory } = await instantiate(file, code, shared && sharedMemory(manifest, threads));
   const model = new Model(manifest, wasm, memory);
   await model.begin(weights);
   if (shared) await model.start(module, threads);
   return model;
+}
+
+/** The weights at the end of the first module, as a file that was asked for. */
+async function inside(first, { library, weights_bytes: bytes }) {
+  const module = await first;
+  const at = module.length - bytes;
+  const name = new TextDecoder().decode(module.subarray(Math.max(at - 7, 0), Math.max(at, 0)));
+  if (name !== "weights") throw new Error(`${library}: truncated`);
+  return { into: (array) => (array.set(module.subarray(at)), bytes) };
 }
 
 /** Whether memory can be shared with workers here; what is no page has no say in `crossOriginIsolated`. */
@@ -101,10 +112,10 @@ class Model {
     if (this.#text(wasm.identity()) !== manifest.identity) throw new Error("the module is not the one of manifest.json");
   }
 
-  /** Get ready to run, on the file of weights or on those of the module. */
+  /** Get ready to run. */
   async begin(weights) {
     const [wasm, bytes] = [this.#wasm, this.#manifest.weights_bytes];
-    const found = weights ? await weights.into(new Uint8Array(this.#memory.buffer, wasm.weights(), bytes)) : bytes;
+    const found = await weights.into(new Uint8Array(this.#memory.buffer, wasm.weights(), bytes));
     if (found !== bytes) throw new Error(`weights.bin has ${found} bytes, not ${bytes}`);
     wasm._initialize();
     this.#check(wasm.start());

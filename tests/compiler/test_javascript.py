@@ -154,18 +154,22 @@ def test_without_memory_it_says_so(tmp_path: Path) -> None:
     assert re.match(r"Error: model(\.relaxed)?\.wasm: out of memory \(.*[Oo]ut of memory", said)
 
 
+def relaxed_simd() -> list[str]:
+    """What Node is told to have relaxed SIMD: a flag in Node 20; from Node 22 on it always has."""
+    flags = ["--experimental-wasm-relaxed-simd"]
+    known = subprocess.run(["node", *flags, "--eval", ""], capture_output=True, check=False).returncode == 0
+    return flags if known else []
+
+
 @pytest.mark.parametrize("relaxed", [False, True])
 def test_the_module_is_the_one_the_engine_can_run(folder: Path, relaxed: bool) -> None:
-    """Relaxed SIMD is behind a flag in Node 20, and always there from Node 22 on."""
     program = """
 const modules = [];
 const instantiate = WebAssembly.instantiate;
 WebAssembly.instantiate = (code, imports) => { modules.push(code.length); return instantiate(code, imports); };
 print([modules, plain(await (await load()).run({ x, i }))]);
 """
-    flags = ["--experimental-wasm-relaxed-simd"] if relaxed else []
-    if relaxed and subprocess.run(["node", *flags, "--eval", ""], capture_output=True, check=False).returncode:
-        flags = []
+    flags = relaxed_simd() if relaxed else []
     sizes = {name: (folder / name).stat().st_size for name in ("model.wasm", "model.relaxed.wasm")}
     assert sizes["model.wasm"] != sizes["model.relaxed.wasm"]
     modules, result = node(folder, program, flags=flags)
@@ -179,8 +183,15 @@ def test_weights_can_be_inside(tmp_path: Path) -> None:
     need(targets.ZIG, "node")
     compile_model(net(), tmp_path, "wasm32", embed_weights=True)
     assert not (tmp_path / "weights.bin").exists()
-    assert WEIGHTS.tobytes()[4:] in (tmp_path / "model.wasm").read_bytes()
-    assert node(tmp_path, "print(plain(await (await load()).run({ x, i })))") == RESULT
+    holding = [file.name for file in tmp_path.glob("*.wasm") if WEIGHTS.tobytes()[4:] in file.read_bytes()]
+    assert holding == ["model.wasm"]
+    for flags in ([], relaxed_simd()):
+        assert node(tmp_path, "print(plain(await (await load()).run({ x, i })))", flags=flags) == RESULT
+    whole = (tmp_path / "model.wasm").read_bytes()
+    (tmp_path / "model.wasm").write_bytes(whole[:-1])
+    assert node(tmp_path, "print(await message(load()))") == "Error: model.wasm: truncated"
+    (tmp_path / "model.wasm").write_bytes(b"")
+    assert node(tmp_path, "print(await message(load()))") == "Error: model.wasm: truncated"
 
 
 def test_an_engine_without_simd_is_told_so(folder: Path) -> None:
