@@ -33,7 +33,8 @@ def session(
         values: of initializers that the protobuf refers to and does not hold. They are read where they are, not copied.
         optimise: whether onnxruntime may rewrite the graph.
         threads: of one operator; 0 lets onnxruntime decide.
-        keep: whether it is run often; else it takes no memory beyond that of the run, and maps weights from their file.
+        keep: whether it is run often; else it takes no memory beyond that of the run, maps weights from their file, and
+            its threads do not wait busily.
         profile: where to write the times of nodes, a path without its ending; empty for not at all.
     """
     options = ort.SessionOptions()
@@ -46,6 +47,7 @@ def session(
         options.profile_file_prefix = profile
     if not keep:
         options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False
     for library in _libraries().values():
         options.register_custom_ops_library(str(library))
