@@ -12,17 +12,18 @@ from graphprune.calibration.activations import Inputs, batched, run
 from graphprune.calibration.gradient import with_gradients
 from graphprune.calibration.importance import directions
 from graphprune.calibration.refit import calibrated
+from graphprune.errors import InvalidModelError, UsageError
 from graphprune.state import State
 
 
 @dataclass(frozen=True)
 class Fisher:
-    """Mean square of what a unit sends on times the gradient there (Kwon et al. 2022, section 4.1; Molchanov 2019).
+    """Mean square of what a unit sends on times the gradient there (Molchanov et al. 2019; Kwon et al. 2022).
 
     To first order that is how far the outputs move; of a model that predicts the next token, on text of its own, it is
     the Fisher information of a mask on the unit. Units of all layers compete on one scale, unlike those of ``obs``,
-    whose errors are shares of each layer's own output. Sorted, a group's scores add up to its error curve. Groups that
-    no gradient reaches get no score and are left alone.
+    whose errors are shares of each layer's own output. Sorted, the scores of a group are its error curve. Groups that
+    no gradient reaches get no score and are left alone, which is noted.
 
     Attributes:
         positions: tokens, or images, that it is measured on, at least.
@@ -33,7 +34,7 @@ class Fisher:
     seed: int = 0
 
     def __call__(self, state: State) -> State:
-        """Set ``scores``."""
+        """Set ``scores``; raises ``UsageError`` where onnxruntime cannot compute the gradients."""
         calibration = calibrated(state, "fisher")
         model = batched(state.model)
         reads = {}
@@ -42,21 +43,25 @@ class Fisher:
             reads[group.name] = [dim for dim in group.labels if dim.tensor in sources]
         wanted = sorted({dim.tensor for dims in reads.values() for dim in dims})
         graph, gradients = with_gradients(model, directions(model, self.seed, calibration.logits), wanted)
-        moved = {group.name: np.zeros(group.size) for group in state.groups}
-        for inputs in calibration.shown():
-            for values in run(graph, [*gradients, *gradients.values()], self._some(inputs), keep=False):
-                for group in state.groups:
-                    for dim in reads[group.name]:
-                        if dim.tensor in gradients:
-                            change = values[dim.tensor].astype(np.float64) * values[gradients[dim.tensor]]
-                            moved[group.name] += _squares(change, dim.axis, group.positions(dim))
+        moved = {g.name: np.zeros(g.size) for g in state.groups if any(d.tensor in gradients for d in reads[g.name])}
+        try:
+            for inputs in calibration.shown():
+                for values in run(graph, [*gradients, *gradients.values()], self._some(inputs), keep=False):
+                    for group in state.groups:
+                        for dim in reads[group.name]:
+                            if dim.tensor in gradients:
+                                change = values[dim.tensor].astype(np.float64) * values[gradients[dim.tensor]]
+                                moved[group.name] += _squares(change, dim.axis, group.positions(dim))
+        except InvalidModelError as error:
+            raise UsageError(f"{state.model.name} has gradients that onnxruntime cannot compute", "use obs") from error
         curves = {}
         for name, scores in moved.items():
-            if any(dim.tensor in gradients for dim in reads[name]) and np.isfinite(scores).all():
+            if np.isfinite(scores).all():
                 order = np.argsort(scores, kind="stable")
                 curves[name] = np.empty(len(scores))
                 curves[name][order] = np.cumsum(scores[order])
-        return replace(state, scores=curves)
+        left = [f"group {g.name} is left alone: no gradient reaches it" for g in state.groups if g.name not in curves]
+        return replace(state, scores=curves, data={**state.data, "notes": (*state.data.get("notes", ()), *left)})
 
     def _some(self, inputs: Inputs) -> Inputs:
         """As many of the first items as hold ``positions`` tokens, or are so many images."""

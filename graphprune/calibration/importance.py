@@ -64,9 +64,10 @@ def directions(model: Model, seed: int, logits: str | None = None) -> dict[str, 
         seed: of the numbers.
         logits: the only output that counts, where it predicts the next token: the mean square of a gradient is then
             twice how far, to second order, the prediction diverges. By default all outputs count, each in units of
-            its own spread.
+            its own spread, but those of whole numbers.
     """
-    ranks = {name: len(model.shapes.get(name) or ()) for name in model.outputs}
+    floats = (name for name in model.outputs if getattr(model.dtypes.get(name), "kind", "f") == "f")
+    ranks = {name: len(model.shapes.get(name) or ()) for name in floats}
     if logits is not None:
         return {logits: _surprise(ranks[logits], seed)}
     return {name: _direction(rank, seed + k) for k, (name, rank) in enumerate(ranks.items())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from graphprune.errors import UsageError
@@ -67,5 +68,20 @@ def test_groups_that_no_gradient_reaches_have_no_score() -> None:
     model = load(net(body, inputs="float[N,4] x", a=(4, 6), b=(6, 5), c=(5, 2)))
     state, _ = scored(State(model), "calibrate, fisher", "b[1]")
     assert set(state.scores) == {"b[1]"}
+    assert state.data["notes"][-1] == "group a[1] is left alone: no gradient reaches it"
     with pytest.raises(UsageError, match="fisher needs calibrated layers"):
         scored(State(model), "fisher")
+
+
+def test_outputs_of_whole_numbers_have_no_gradient_and_half_precision_is_refused() -> None:
+    graph = "t = MatMul(x, a)\nu = MatMul(t, b)\ny = Relu(u)\ni = ArgMax<axis=1>(u)"
+    arrays = {"a": np.eye(4, 6, dtype=np.float32), "b": np.eye(6, 5, dtype=np.float32)}
+    model = net(graph, inputs="float[N,4] x", outputs="y", **arrays)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, ["N", 1]))
+    state, _ = scored(State(load(model)), "calibrate, fisher")
+    assert set(state.scores) == {"a[1]"}
+    half = {name: array.astype(np.float16) for name, array in arrays.items()}
+    body = "h = Cast<to=10>(x)\nt = MatMul(h, a)\nu = MatMul(t, b)\nv = Relu(u)\ny = Cast<to=1>(v)"
+    start = State(load(net(body, inputs="float[N,4] x", **half)))
+    with pytest.raises(UsageError, match="has gradients that onnxruntime cannot compute"):
+        scored(start, "calibrate, fisher")
