@@ -23,7 +23,7 @@ class Calibrate:
         vocabulary: how many tokens a model that reads them knows; by default the length of its embedding.
     """
 
-    count: int = 32
+    count: int = 64
     seed: int = 0
     spread: tuple[float, float] = (-2.0, 2.0)
     effort: float = 0.0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphprune.calibration.statistics import remembered
 from graphprune.state import State
 
 # The weight axis that makes the output channels; a grouped ConvTranspose mixes groups into its axis 0.
@@ -19,7 +20,7 @@ class FoldBatchnorm:
     """Scale the weights and move the rest into the bias (Jacob et al. 2018, section 3.2).
 
     What the normalisation knew of the training data is left in ``data["batchnorm"]``: for each normalised tensor the
-    mean and standard deviation of its channels over that data (shift and |scale|), float64 [channels].
+    mean and standard deviation of its channels over that data, float64 [channels].
     """
 
     def __call__(self, state: State) -> State:
@@ -35,7 +36,7 @@ class FoldBatchnorm:
             scale, shift, mean, variance = (np.asarray(t.values, np.float64) for t in norm.inputs[1:5])
             factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
             _absorb(producer, factor, shift - mean * factor)
-            statistics[norm.outputs[0].name] = {"mean": shift, "std": np.abs(scale)}
+            statistics[norm.outputs[0].name] = remembered(norm)
             output = norm.outputs[0]
             norm.outputs.clear()
             norm.inputs.clear()

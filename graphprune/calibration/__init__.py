@@ -170,7 +170,7 @@ def calibrate(
     statistics: Statistics,
     *,
     kinds: Sequence[str] = tuple(KINDS),
-    count: int = 32,
+    count: int = 64,
     seed: int = 0,
     spread: tuple[float, float] = (-2.0, 2.0),
     effort: float = 0.0,

@@ -131,13 +131,7 @@ def _leaky_relu(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
 
 
 def _clip(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
-    x, inside = node.inputs[0], []
-    for k, (name, comparison) in enumerate((("min", "Greater"), ("max", "Less")), start=1):
-        if call.attrs.get(name) is not None:
-            inside.append(tape(comparison, x, float(call.attrs[name])))
-        elif call.input(k) is not None:
-            inside.append(tape(comparison, x, node.inputs[k]))
-    yield 0, tape.where(dy, *inside)
+    yield 0, tape.where(dy, tape("Equal", node.inputs[0], node.outputs[0]))
 
 
 def _sigmoid(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:

@@ -22,6 +22,7 @@ from graphprune.progress import track
 from graphprune.proof import Runner
 
 RATE = 0.1  # of the first step, for inputs of about unit spread; falls to 0 along a cosine
+LEAST = 0.1  # channels that vary less than this share of the median count as if they varied so much
 MOMENTS = 0.9, 0.99  # what Adam remembers of gradients and of their squares
 
 
@@ -78,16 +79,18 @@ def _mismatch(wanted: Mapping[str, np.ndarray], shape: Sequence[int | None]) -> 
     rank, positions = len(shape), prod(n or 1 for n in shape[2:])
     along = (1, -1, *[1] * (rank - 2))
     mean = wanted["mean"].reshape(along)
-    std = wanted["std"].reshape(along) + 1e-3 * np.median(wanted["std"]) + 1e-12
-    weight = 1 / (std**2 * std.size * positions)
+    usual = np.median(wanted["std"])
+    std = wanted["std"].reshape(along) + 1e-3 * usual + 1e-12
+    weight = 1 / (np.maximum(std, LEAST * usual) ** 2 * std.size * positions)
     axes = [axis for axis in range(rank) if axis != 1]
 
     def gradient(tape: Tape, tensor: gs.Variable) -> gs.Tensor:
         had = tape.reduced("ReduceMean", tensor, axes)
-        centred = tape("Sub", tensor, had)
-        variance = tape.reduced("ReduceMean", tape("Mul", centred, centred), axes)
+        square = tape.reduced("ReduceMean", tape("Mul", tensor, tensor), axes)
+        variance = tape("Max", tape("Sub", square, tape("Mul", had, had)), 0.0)
         spread = tape("Sqrt", tape("Add", variance, 1e-8))
-        too_wide = tape("Div", tape("Sub", spread, std), spread)
-        return tape("Mul", tape("Add", tape("Sub", had, mean), tape("Mul", too_wide, centred)), weight)
+        slope = tape("Mul", tape("Div", tape("Sub", spread, std), spread), weight)
+        level = tape("Sub", tape("Mul", tape("Sub", had, mean), weight), tape("Mul", slope, had))
+        return tape("Add", tape("Mul", tensor, slope), level)
 
     return gradient

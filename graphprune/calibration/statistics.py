@@ -23,13 +23,21 @@ Statistics = Mapping[str, Mapping[str, np.ndarray]]
 def in_graph(model: Model) -> Statistics:
     """The moments that the BatchNormalizations of a graph gave their training data."""
     return {
-        node.outputs[0].name: {
-            "mean": np.asarray(node.inputs[2].values, np.float64),
-            "std": np.abs(np.asarray(node.inputs[1].values, np.float64)),
-        }
+        node.outputs[0].name: remembered(node)
         for node in model.graph.nodes
-        if node.op == "BatchNormalization" and all(isinstance(t, gs.Constant) for t in node.inputs[1:3])
+        if node.op == "BatchNormalization" and all(isinstance(t, gs.Constant) for t in node.inputs[1:5])
     }
+
+
+def remembered(norm: gs.Node) -> dict[str, np.ndarray]:
+    """The moments that one BatchNormalization with constant parameters gave its training data.
+
+    A channel that hardly varied there has less than its scale as its spread, because of what is added to its variance.
+    """
+    scale, shift, _, variance = (np.asarray(t.values, np.float64) for t in norm.inputs[1:5])
+    whole = variance + norm.attrs.get("epsilon", 1e-5)
+    varied = np.clip(np.divide(variance, whole, out=np.zeros_like(whole), where=whole > 0), 0, 1)
+    return {"mean": shift, "std": np.abs(scale) * np.sqrt(varied)}
 
 
 def tolerance(wanted: np.ndarray) -> np.ndarray:

@@ -52,11 +52,14 @@ def test_folds_exactly_where_it_can(linear: str, weights: dict[str, tuple[int, .
 
 
 def test_statistics_are_kept() -> None:
-    state = folded(net("t = Conv(x, a)\ny = BatchNormalization(t, s, o, m, v)", a=(6, 3, 1, 1), **NORM))
-    original = load(net("t = Conv(x, a)\ny = BatchNormalization(t, s, o, m, v)", a=(6, 3, 1, 1), **NORM)).constants
+    known = {**NORM, "v": np.array([4, 2, 1, 0.5, 1e-8, 0], np.float32)}
+    text = "t = Conv(x, a)\ny = BatchNormalization<epsilon=0.01>(t, s, o, m, v)"
+    state = folded(net(text, a=(6, 3, 1, 1), **known))
+    original = load(net(text, a=(6, 3, 1, 1), **known)).constants
     found = state.data["batchnorm"]["y"]
     assert np.allclose(found["mean"], original["o"].values)
-    assert np.allclose(found["std"], np.abs(original["s"].values))
+    varied = [4 / 4.01, 2 / 2.01, 1 / 1.01, 0.5 / 0.51, 1e-8 / 0.01, 0]  # channels that are dead have no spread
+    assert np.allclose(found["std"], np.abs(original["s"].values) * np.sqrt(varied), atol=1e-9)
 
 
 def test_weights_with_two_readers_are_copied() -> None:
