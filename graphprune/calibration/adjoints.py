@@ -100,7 +100,7 @@ def _neg(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
 
 
 def _pow(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
-    """Of whole powers that the graph holds."""
+    """Of powers that the graph holds."""
     power = call.inputs[1]
     if power is not None and power.constant is not None and power.values.size == 1:
         n = float(power.values.reshape(-1)[0])
