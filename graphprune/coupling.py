@@ -7,6 +7,7 @@ Wang et al. 2024, "Structurally Prune Anything", with positions in place of laye
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, pairwise
 
 import networkx as nx
@@ -22,6 +23,9 @@ from graphprune.rules import Call, Choice, Dim, Pin, Rule, Tie, never
 # Element types a cut may slice; sub-byte types are packed across positions, strings carry no channel.
 _CUTTABLE_KINDS = "fiub"
 
+PinnedBy = tuple[str, str, str, np.ndarray | None]
+"""A node that holds an axis, its operator, why, and which positions it holds, ``None`` for all."""
+
 Open = tuple[str, str, Choice]
 """A choice still to be taken, with the name and operator of the node that leaves it."""
 
@@ -31,9 +35,9 @@ def couple(
 ) -> tuple[nx.MultiGraph, list[Open]]:
     """The dependency graph: axes (with ``size``, ``pins``, ``inexact``) joined by ties (edge attribute ``tie``).
 
-    A pin is (node, operator, reason, positions), positions being ``None`` for the whole axis. With ``inexact``, pins
-    that say so only mark their axis. An axis that something is shared out along, or chosen from, says in ``least`` how
-    many positions have to stay. The choices that rules leave are not in the graph yet: ``settle`` takes them.
+    With ``inexact``, pins that say so only mark their axis. An axis that something is shared out along, or chosen from,
+    says in ``least`` how many positions have to stay. The choices that rules leave are not in the graph yet: ``settle``
+    takes them.
     """
     graph = nx.MultiGraph()
     choices: list[Open] = []
@@ -202,55 +206,86 @@ class _Silence(dict[Dim, np.ndarray]):
                     self[there][at] = True
 
 
-def clusters(graph: nx.MultiGraph, choices: Sequence[Open]) -> list[tuple[nx.MultiGraph, list[Open]]]:
-    """The choices that can have to do with one another, with a copy of the part of the graph they are about."""
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """Choices that can have to do with one another, and the part of the graph they are about."""
+
+    dims: list[Dim]
+    ties: list[Tie]
+    choices: list[Open]
+
+
+def clusters(graph: nx.MultiGraph, choices: Sequence[Open]) -> list[Cluster]:
+    """The choices, with those that can have to do with one another together."""
     linked = UnionFind(graph.nodes)
     for a, b in graph.edges():
         linked.union(a, b)
     for *_, choice in choices:
         linked.union(*_mentioned(chain.from_iterable(choice.options)))
-    together: dict[Dim, list[Open]] = {}
+    found: dict[Dim, Cluster] = {}
     for name, op, choice in choices:
-        together.setdefault(linked[choice.options[0][0].a], []).append((name, op, choice))
-    dims: dict[Dim, list[Dim]] = {root: [] for root in together}
+        root = linked[choice.options[0][0].a]
+        found.setdefault(root, Cluster([], [], [])).choices.append((name, op, choice))
     for dim in graph:
-        if (root := linked[dim]) in dims:
-            dims[root].append(dim)
-    return [(graph.subgraph(dims[root]).copy(), own) for root, own in together.items()]
+        if (root := linked[dim]) in found:
+            found[root].dims.append(dim)
+    for a, _, tie in graph.edges(data="tie"):
+        if (root := linked[a]) in found:
+            found[root].ties.append(tie)
+    return list(found.values())
 
 
 def _mentioned(ties: Iterable[Tie]) -> dict[Dim, None]:
     return dict.fromkeys(dim for tie in ties for dim in (tie.a, tie.b))
 
 
-def settle(graph: nx.MultiGraph, choices: Sequence[Open], innermost: Collection[str] = ()) -> bool:
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """Every choice of a cluster taken: what that adds to the graph.
+
+    Attributes:
+        ties: of the options taken.
+        pins: of the axes that only other options mention, by axis.
+        ambiguous: whether any choice had more than one option that something could be cut by.
+    """
+
+    ties: list[Tie]
+    pins: dict[Dim, list[PinnedBy]]
+    ambiguous: bool
+
+    def add_to(self, graph: nx.MultiGraph) -> None:
+        """Put it into the graph."""
+        for tie in self.ties:
+            graph.add_edge(tie.a, tie.b, tie=tie)
+        for dim, pins in self.pins.items():
+            graph.nodes[dim]["pins"] += pins
+
+
+def settle(graph: nx.MultiGraph, cluster: Cluster, innermost: Collection[str] = ()) -> Settled:
     """Take every choice: the first option that something can be cut by, seen from the outermost axis.
 
     Operators in ``innermost`` are seen from the innermost one. The axes that only the options not taken mention are
-    pinned, so that later choices go along with earlier ones.
-
-    Returns:
-        Whether any choice had more than one option that something could be cut by.
+    pinned, so that later choices go along with earlier ones. The graph stays as it is.
     """
-    linked = UnionFind(graph.nodes)
-    for a, b in graph.edges():
-        linked.union(a, b)
-    held = {linked[dim] for dim, data in graph.nodes(data=True) if any(at is None for *_, at in data["pins"])}
+    linked = UnionFind(cluster.dims)
+    for tie in cluster.ties:
+        linked.union(tie.a, tie.b)
+    held = {linked[dim] for dim in cluster.dims if any(at is None for *_, at in graph.nodes[dim]["pins"])}
+    settled: list[Tie] = []
+    pins: dict[Dim, list[PinnedBy]] = {}
     ambiguous = False
-    for name, op, choice in choices:
+    for name, op, choice in cluster.choices:
         options = choice.options[::-1] if op in innermost else choice.options
         possible = [ties for ties in options if any(not {linked[t.a], linked[t.b]} & held for t in ties)]
         ambiguous |= len(possible) > 1
         taken = (possible or options)[0]
+        settled += taken
         for tie in taken:
-            graph.add_edge(tie.a, tie.b, tie=tie)
             pinned = linked[tie.a] in held or linked[tie.b] in held
             linked.union(tie.a, tie.b)
             if pinned:
                 held.add(linked[tie.a])
         for dim in _mentioned(chain.from_iterable(options)).keys() - _mentioned(taken):
-            why = f"{op} joins it with an axis that goes instead"
-            node = graph.nodes[dim]  # a copy of the graph shares the list, so it is replaced
-            node["pins"] = [*node["pins"], (name, op, why, None)]
+            pins.setdefault(dim, []).append((name, op, f"{op} joins it with an axis that goes instead", None))
             held.add(linked[dim])
-    return ambiguous
+    return Settled(settled, pins, ambiguous)

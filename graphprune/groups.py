@@ -7,16 +7,18 @@ a set of units that touch the same axes the same number of times: interchangeabl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, combinations
 from math import prod
+from types import MappingProxyType
 
 import networkx as nx
 import numpy as np
 
 from graphprune.calls import zero_points
-from graphprune.coupling import clusters, couple, settle
+from graphprune.coupling import Cluster, PinnedBy, Settled, clusters, couple, settle
 from graphprune.model import Model
 from graphprune.model.weights import blocks
 from graphprune.rules import Dim, Rule, Tie
@@ -124,66 +126,101 @@ def analyse(model: Model, rules: Mapping[str, Rule] | None = None, *, inexact: b
     weight axes stands; choices that have nothing to do with one another are taken apart.
     """
     graph, choices = couple(model, rules, inexact=inexact)
-    for part, own in clusters(graph, choices):
-        settled = []
-        operators = dict.fromkeys(op for _, op, _ in own)
+    zeros = zero_points(model)
+
+    def freed(cluster: Cluster, settled: Settled) -> tuple[int, int, int]:
+        ties = [*cluster.ties, *settled.ties]
+        units = _Units(graph, cluster.dims, ties, settled.pins)
+        return _freed(model, [*_groups(model, units, zeros)], ties)
+
+    for cluster in clusters(graph, choices):
+        tried = []
+        operators = dict.fromkeys(op for _, op, _ in cluster.choices)
         for innermost in chain.from_iterable(combinations(operators, n) for n in range(len(operators) + 1)):
-            settled.append(part.copy())
-            if not settle(settled[-1], own, innermost):
+            tried.append(settle(graph, cluster, innermost))
+            if not tried[-1].ambiguous:
                 break
-        best = max(settled, key=lambda one: _freed(model, _analyse(model, one))) if len(settled) > 1 else settled[0]
-        graph.update(best.edges(keys=True, data=True), best.nodes(data=True))
-    return _analyse(model, graph)
+        best = max(tried, key=partial(freed, cluster)) if len(tried) > 1 else tried[0]
+        best.add_to(graph)
+    units = _Units(graph, list(graph.nodes), [tie for *_, tie in graph.edges(data="tie")])
+    groups = tuple(_groups(model, units, zeros))
+    return Dependencies(graph, groups, tuple(_pinned(model, units, groups)))
 
 
-def _freed(model: Model, dependencies: Dependencies) -> tuple[int, int, int]:
+def _freed(model: Model, found: Sequence[Group], ties: Sequence[Tie]) -> tuple[int, int, int]:
     """How many parameters lie in weights that can shrink, in few products of computed tensors, and in fine units.
 
     An attention head goes before a part of every head's product of queries and keys.
     """
-    groups = [group for group in dependencies.groups if not group.routed]
+    groups = [group for group in found if not group.routed]
     weights = {dim.tensor for group in groups for dim in group.weights}
     cut = {dim for group in groups for dim in group.labels}
-    ties: Iterator[Tie] = (data["tie"] for *_, data in dependencies.graph.edges(data=True))
     thinned = sum(t.summed and t.a in cut and not {t.a.tensor, t.b.tensor} & model.constants.keys() for t in ties)
     size = sum(prod(model.constants[name].shape) for name in weights)
     return size, -thinned, sum(group.size * len(group.weights) for group in groups)
 
 
-def _analyse(model: Model, graph: nx.MultiGraph) -> Dependencies:
-    dims = list(graph.nodes)
-    sizes = np.array([graph.nodes[d]["size"] for d in dims], np.int64)
-    start = dict(zip(dims, (np.cumsum(sizes) - sizes).tolist(), strict=True))
-    unit = _connect(int(sizes.sum()), start, (data["tie"] for *_, data in graph.edges(data=True)))
+class _Units:
+    """Which positions of axes are connected, and what holds them.
 
-    # The first pin met on a unit is the one reported; interface pins come first, being the ones users recognise.
-    pinned_by = np.full(len(unit), -1, np.int64)
-    pins: list[tuple[Dim, str, str, str]] = []
-    for dim in dims:
-        for node, op, why, at in graph.nodes[dim]["pins"]:
-            held = unit[start[dim] + at] if at is not None else unit[start[dim] : start[dim] + graph.nodes[dim]["size"]]
-            held = held[pinned_by[held] < 0]
-            pinned_by[held] = len(pins)
-            pins.append((dim, node, op, why))
+    Args:
+        graph: knows the axes.
+        dims: those to look at, with all they are tied to.
+        ties: between them.
+        more: pins by axis, besides those in the graph.
 
-    groups = tuple(_groups(model, graph, start, unit, pinned_by < 0))
+    Attributes:
+        at: where the positions of an axis begin in the arrays, by axis.
+        unit: int64 [positions], the smallest position each is connected to.
+        component: int64 [axes], the first axis each is connected to.
+        pins: the axis, the node, its operator and why.
+        held: int64 [positions], the first pin met on the unit that a position begins, -1 for none.
+    """
+
+    def __init__(
+        self,
+        graph: nx.MultiGraph,
+        dims: Sequence[Dim],
+        ties: Sequence[Tie],
+        more: Mapping[Dim, Sequence[PinnedBy]] = MappingProxyType({}),
+    ) -> None:
+        self.dims, self.known = dims, {dim: graph.nodes[dim] for dim in dims}
+        sizes = np.array([known["size"] for known in self.known.values()], np.int64)
+        ends = np.cumsum(sizes)
+        self.at = {dim: slice(*ends) for dim, *ends in zip(dims, (ends - sizes).tolist(), ends.tolist(), strict=True)}
+        start = {dim: at.start for dim, at in self.at.items()}
+        self.unit = _connect(int(sizes.sum()), [(start[t.a] + t.at_a, start[t.b] + t.at_b) for t in ties])
+        order = {dim: k for k, dim in enumerate(dims)}
+        joined = np.array([(order[t.a], order[t.b]) for t in ties], np.int64).reshape(-1, 2)
+        self.component = _connect(len(dims), [(joined[:, 0], joined[:, 1])])
+        # The first pin met on a unit is the one reported; interface pins come first, being the ones users recognise.
+        self.held = np.full(len(self.unit), -1, np.int64)
+        self.pins: list[tuple[Dim, str, str, str]] = []
+        for dim in dims:
+            for node, op, why, at in chain(self.known[dim]["pins"], more.get(dim, ())):
+                own = self.unit[self.at[dim]] if at is None else self.unit[start[dim] + at]
+                self.held[own[self.held[own] < 0]] = len(self.pins)
+                self.pins.append((dim, node, op, why))
+
+    def holding(self, dim: Dim) -> np.ndarray:
+        """What holds each position of an axis, as in ``held``."""
+        return self.held[self.unit[self.at[dim]]]
+
+
+def _pinned(model: Model, units: _Units, groups: Sequence[Group]) -> Iterator[Pinned]:
+    """Why the axes stay that are in no group as a whole."""
     grouped: set[Dim] = {dim for group in groups for dim in group.labels}
-    pinned = []
-    for dim in dims:
-        size = graph.nodes[dim]["size"]
-        if (
-            _is_index(model, dim)
-            or size < 2
-            or (dim in grouped and (pinned_by[unit[start[dim] : start[dim] + size]] < 0).all())
-        ):
+    for dim in units.dims:
+        size = units.known[dim]["size"]
+        if size < 2 or _is_index(model, dim):
             continue
-        held = pinned_by[unit[start[dim] : start[dim] + size]]
-        if (held >= 0).any():
-            via, node, op, why = pins[held[held >= 0][0]]
-            pinned.append(Pinned(dim, size, node, op, why, via))
-        else:
-            pinned.append(Pinned(dim, size, "", "", "a single unit: nothing would be left", dim))
-    return Dependencies(graph, groups, tuple(pinned))
+        held = units.holding(dim)
+        held = held[held >= 0]
+        if len(held):
+            via, node, op, why = units.pins[held[0]]
+            yield Pinned(dim, size, node, op, why, via)
+        elif dim not in grouped:
+            yield Pinned(dim, size, "", "", "a single unit: nothing would be left", dim)
 
 
 def _is_index(model: Model, dim: Dim) -> bool:
@@ -192,12 +229,11 @@ def _is_index(model: Model, dim: Dim) -> bool:
     return constant is not None and len(constant.shape) == 1 and getattr(constant.dtype, "kind", "") in "iub"
 
 
-def _connect(total: int, start: Mapping[Dim, int], ties: Iterator[Tie]) -> np.ndarray:
-    """The smallest position connected to each of ``total`` positions, int64 [total].
+def _connect(total: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The smallest of ``total`` numbers that each is connected to by pairs, int64 [total].
 
     Min-label propagation that hooks roots and halves paths (Shiloach & Vishkin 1982), on whole arrays.
     """
-    pairs = [(start[t.a] + t.at_a, start[t.b] + t.at_b) for t in ties]
     label = np.arange(total)
     if not pairs:
         return label
@@ -213,33 +249,32 @@ def _connect(total: int, start: Mapping[Dim, int], ties: Iterator[Tie]) -> np.nd
             label = jumped
 
 
-def _groups(
-    model: Model, graph: nx.MultiGraph, start: Mapping[Dim, int], unit: np.ndarray, free: np.ndarray
-) -> Iterator[Group]:
+def _groups(model: Model, units: _Units, zeros: Mapping[str, int]) -> Iterator[Group]:
     """Split the free units of each component of tied axes into groups, in graph order."""
-    constants, zeros = model.constants, zero_points(model)
-    order = {dim: k for k, dim in enumerate(graph.nodes)}
+    constants, known = model.constants, units.known
     reads = {name: k for k, name in enumerate(constants)}
     found: list[Group] = []
-    for component in nx.connected_components(graph):
-        dims = sorted(component, key=order.__getitem__)
-        at = {d: unit[start[d] : start[d] + graph.nodes[d]["size"]] for d in dims}
-        units = np.unique(np.concatenate([at[d] for d in dims]))
-        units = units[free[units]]
-        if len(units) < 2:
+    components: dict[int, list[Dim]] = {}
+    for dim, root in zip(units.dims, units.component.tolist(), strict=True):
+        components.setdefault(root, []).append(dim)
+    for dims in components.values():
+        at = {d: units.unit[units.at[d]] for d in dims}
+        free = np.unique(np.concatenate([*at.values()]))
+        free = free[units.held[free] < 0]
+        if len(free) < 2:
             continue
-        local = {d: np.searchsorted(units, at[d]).clip(max=len(units) - 1) for d in dims}
-        local = {d: np.where(units[k] == at[d], k, -1) for d, k in local.items()}
+        local = {d: np.searchsorted(free, at[d]).clip(max=len(free) - 1) for d in dims}
+        local = {d: np.where(free[k] == at[d], k, -1) for d, k in local.items()}
         touched = [d for d in dims if (local[d] >= 0).any()]
-        kind = np.zeros(len(units), np.int64)  # refined axis by axis until equal kinds touch equal axes
+        kind = np.zeros(len(free), np.int64)  # refined axis by axis until equal kinds touch equal axes
         for d in touched:
-            count = np.bincount(local[d][local[d] >= 0], minlength=len(units))
+            count = np.bincount(local[d][local[d] >= 0], minlength=len(free))
             kind = np.unique(kind * (int(count.max()) + 1) + count, return_inverse=True)[1]
         for value in dict.fromkeys(kind.tolist()):
             members = np.flatnonzero(kind == value)
             if len(members) < 2:
                 continue
-            number = np.full(len(units) + 1, -1, np.int64)  # the last entry serves positions of no free unit
+            number = np.full(len(free) + 1, -1, np.int64)  # the last entry serves positions of no free unit
             number[members] = np.arange(len(members))
             labels = {d: number[local[d]] for d in touched}
             labels = {d: label for d, label in labels.items() if (label >= 0).any()}
@@ -250,8 +285,8 @@ def _groups(
             ]
             if weights:
                 weights.sort(key=lambda d: (reads[d.tensor], d.axis))
-                inexact = any(graph.nodes[d]["inexact"] for d in labels)
-                least = max(graph.nodes[d]["least"] for d in labels)
+                inexact = any(known[d]["inexact"] for d in labels)
+                least = max(known[d]["least"] for d in labels)
                 if least >= len(members):
                     continue
                 name = str(weights[0])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import ModelProto, ValueInfoProto
 
 from graphprune.model import Model
 from graphprune.model.session import session
-from graphprune.model.surgeon import is_standard, opaque, redirect
+from graphprune.model.surgeon import export_node, export_tensor, is_standard, opaque, redirect
 from graphprune.model.weights import is_streamed
 from graphprune.state import State
 
@@ -36,13 +37,15 @@ class FoldConstants:
 
     def __call__(self, state: State) -> State:
         """A state without nodes that compute constants, or the same state."""
-        model = state.model.copy()
-        if _share_matrices(model):
-            model = model.with_nodes(model.graph.nodes)
-            state = replace(state, model=model.copy())
-        foldable = _foldable(model)
-        if not foldable:
+        if any(_copied_matrices(state.model)):
+            model = state.model.copy()
+            for node in _copied_matrices(model):
+                redirect(node.outputs[0], node.inputs[0])
+            state = replace(state, model=model.with_nodes(model.graph.nodes))
+        if not _foldable(state.model):
             return state
+        model = state.model.copy()
+        foldable = _foldable(model)
         kept = {id(n) for n in model.graph.nodes} - {id(n) for n in foldable}
         outputs = {t.name for t in model.graph.outputs}
         results = [
@@ -89,18 +92,15 @@ class FoldConstants:
         return found
 
 
-def _share_matrices(model: Model) -> bool:
-    """Let the readers of a copied matrix read the matrix; whether there were any."""
-    found = False
+def _copied_matrices(model: Model) -> Iterator[gs.Node]:
+    """Nodes that hand a matrix on, to readers that can read it themselves."""
     for node in model.graph.nodes:
-        source = node.inputs[0] if node.op == "Identity" and is_standard(node) else None
-        if not isinstance(source, gs.Constant) or len(source.shape) < 2 or node.outputs[0].name in model.outputs:
+        if node.op != "Identity" or not is_standard(node):
             continue
-        copy = node.outputs[0]
-        if any(opaque(reader) for reader in copy.outputs):
-            continue
-        found |= redirect(copy, source)
-    return found
+        source, copy = node.inputs[0], node.outputs[0]
+        matrix = isinstance(source, gs.Constant) and len(source.shape) > 1
+        if matrix and copy.outputs and copy.name not in model.outputs and not any(map(opaque, copy.outputs)):
+            yield node
 
 
 def _foldable(model: Model) -> list[gs.Node]:
@@ -124,9 +124,22 @@ def _shared(tensor: gs.Tensor) -> bool:
 
 def _run(model: Model, nodes: list[gs.Node], results: list[gs.Tensor]) -> list[np.ndarray] | None:
     """The values of ``results``; ``None`` where onnxruntime does not know an operator, type or opset they need."""
-    proto = model.fragment(nodes, results)
+    proto = fragment(model, nodes, results)
     try:
         values = session(proto.SerializeToString(), optimise=True).run([t.name for t in results], {})
         return [np.asarray(value) for value in values]
     except Exception:  # onnxruntime raises a class per status code, none of them public
         return None
+
+
+def fragment(model: Model, nodes: Iterable[gs.Node], outputs: Iterable[gs.Tensor]) -> ModelProto:
+    """A protobuf that computes ``outputs`` by ``nodes`` of a model from constants alone."""
+    proto = ModelProto(ir_version=model.header.ir_version, opset_import=model.header.opset_import)
+    proto.graph.name = "fragment"
+    constants: dict[str, gs.Constant] = {}
+    for node in nodes:
+        proto.graph.node.append(export_node(node))
+        constants |= {t.name: t for t in node.inputs if isinstance(t, gs.Constant)}
+    proto.graph.initializer.extend(export_tensor(t) for t in constants.values())
+    proto.graph.output.extend(ValueInfoProto(name=t.name) for t in outputs)
+    return proto

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
@@ -58,12 +58,15 @@ class FuseNorms:
 
     def __call__(self, state: State) -> State:
         """A state with fewer nodes, or the same state."""
-        model = state.model.copy()
-        place = {id(node): k for k, node in enumerate(model.graph.nodes)}
+        model = state.model  # what it knows of tensors is asked of it, so that nothing is inferred twice
+        if next(_seeds(model, model.graph.nodes), None) is None:
+            return state
+        own = model.copy()
+        place = {id(node): k for k, node in enumerate(own.graph.nodes)}
         inside: set[str] = set()
         done: set[str] = set()
         instead: dict[int, list[gs.Node]] = {}
-        for x, axes in _seeds(model):
+        for x, axes in _seeds(model, own.graph.nodes):
             if x.name in inside:
                 continue
             region = _Region(model, x, axes, place)
@@ -74,8 +77,8 @@ class FuseNorms:
                 name = found.y.inputs[0].name
                 found.y.inputs.clear()
                 instead[at] = [_norm(found, x, axes, name)] if region.operator else region.countable(found)
-        nodes = (new for k, node in enumerate(model.graph.nodes) for new in instead.get(k, [node]))
-        return replace(state, model=model.with_nodes(nodes)) if instead else state
+        nodes = (new for k, node in enumerate(own.graph.nodes) for new in instead.get(k, [node]))
+        return replace(state, model=own.with_nodes(nodes)) if instead else state
 
 
 def _norm(found: _Found, x: gs.Tensor, axes: Sequence[int], name: str) -> gs.Node:
@@ -84,9 +87,14 @@ def _norm(found: _Found, x: gs.Tensor, axes: Sequence[int], name: str) -> gs.Nod
     return gs.Node(op, name, {"axis": -len(axes), "epsilon": found.epsilon}, inputs, [found.y])
 
 
-def _seeds(model: Model) -> Iterator[tuple[gs.Tensor, tuple[int, ...]]]:
-    """What may be normalised, and over which axes: what is averaged over them, and what that is made of."""
-    for node in model.graph.nodes:
+def _seeds(model: Model, nodes: Iterable[gs.Node]) -> Iterator[tuple[gs.Tensor, tuple[int, ...]]]:
+    """What may be normalised, and over which axes: what is averaged over them, and what that is made of.
+
+    Args:
+        model: knows the tensors by name.
+        nodes: its own, or copies of them.
+    """
+    for node in nodes:
         if not is_standard(node) or node.op not in _MEANS | _TOTALS or not node.inputs:
             continue
         averaged = node.inputs[0]

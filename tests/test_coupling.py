@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.coupling import couple, settle
+from graphprune.coupling import clusters, couple, settle
 from graphprune.groups import analyse
 from graphprune.model import load
 from graphprune.rules import Dim, Tie
@@ -64,10 +64,14 @@ def test_options_not_taken_are_pinned_and_the_graph_given_stays_as_it_was() -> N
     assert [op for _, op, _ in choices] == ["Reshape"] * 4
     assert [str(option.b) for (option,) in choices[0][2].options] == ["q4[2]", "q4[3]"]
     before = {dim: list(data["pins"]) for dim, data in graph.nodes(data=True)}
-    inner = graph.copy()
-    assert settle(inner, choices, innermost=["Reshape"])
+    (cluster,) = clusters(graph, choices)
+    inner = settle(graph, cluster, innermost=["Reshape"])
+    outer = settle(graph, cluster)
+    assert inner.ambiguous
+    assert outer.ambiguous
+    assert Dim("v4", 2) in inner.pins
     assert {dim: data["pins"] for dim, data in graph.nodes(data=True)} == before
-    assert settle(graph, choices)
+    outer.add_to(graph)
     taken = [data["tie"].b for *_, data in graph.edges(data=True) if data["tie"].b in {Dim("v4", 2), Dim("v4", 3)}]
     assert Dim("v4", 2) in taken
     assert graph.nodes[Dim("v4", 3)]["pins"]
@@ -80,7 +84,7 @@ def test_one_option_that_can_be_cut_is_no_ambiguity() -> None:
     model = load(net(body, a=(6, 3, 1, 1), b=(384, 2)))
     graph, choices = couple(model)
     assert len(choices) == 1
-    assert not settle(graph, choices)
+    assert not settle(graph, *clusters(graph, choices)).ambiguous
     assert [brief(g) for g in analyse(model).groups] == ["6 a[0] b[0]*64"]
 
 

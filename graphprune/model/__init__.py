@@ -34,7 +34,7 @@ from graphprune.model.shapes import (
     symbol,
     symbolic_axes,
 )
-from graphprune.model.surgeon import export_node, export_tensor, hollow_tensor, import_graph
+from graphprune.model.surgeon import copy_graph, export_node, export_tensor, hollow_tensor, import_graph
 from graphprune.model.weights import DataFile, is_streamed, size
 from graphprune.output import new_files
 
@@ -191,8 +191,13 @@ class Model:
         self, input_shapes: Mapping[str, tuple[int, ...]] | None
     ) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
         constants: dict[str, SymbolicShape] = {n: tuple(int(k) for k in c.shape) for n, c in self.constants.items()}
-        shapes, types = infer(self.proto(weights=False), self.name, input_shapes)
+        shapes, types = infer(self._outline, self.name, input_shapes)
         return constants | shapes, types
+
+    @cached_property
+    def _outline(self) -> ModelProto:
+        """The protobuf without weights, made once for every inference."""
+        return self.proto(weights=False)
 
     @property
     def inputs(self) -> dict[str, ValueInfoProto]:
@@ -218,7 +223,7 @@ class Model:
 
     def copy(self) -> Model:
         """A copy whose nodes may be changed; weights are shared until they are replaced."""
-        return replace(self, graph=self.graph.copy())
+        return replace(self, graph=copy_graph(self.graph))
 
     def with_nodes(self, nodes: Iterable[gs.Node]) -> Model:
         """The same header and sizes around other nodes, less those no output depends on; nothing inferred is kept.
@@ -233,18 +238,6 @@ class Model:
                 kept.append(node)
         self.graph.nodes[:] = kept[::-1]
         return replace(self)
-
-    def fragment(self, nodes: Iterable[gs.Node], outputs: Iterable[gs.Tensor]) -> ModelProto:
-        """A protobuf that computes ``outputs`` by ``nodes`` from constants alone."""
-        proto = ModelProto(ir_version=self.header.ir_version, opset_import=self.header.opset_import)
-        proto.graph.name = "fragment"
-        constants: dict[str, gs.Constant] = {}
-        for node in nodes:
-            proto.graph.node.append(export_node(node))
-            constants |= {t.name: t for t in node.inputs if isinstance(t, gs.Constant)}
-        proto.graph.initializer.extend(export_tensor(t) for t in constants.values())
-        proto.graph.output.extend(ValueInfoProto(name=t.name) for t in outputs)
-        return proto
 
     def lean(self) -> tuple[ModelProto, dict[str, np.ndarray]]:
         """The protobuf with references in place of its large weights, and these, not copied: what a session takes."""

@@ -106,6 +106,8 @@ def _propagate(node: gs.Node, operands: Sequence[Partial | None], opset: int) ->
         moved = len(operands) if node.op == "Concat" else 1
         if not all(o.known for o in operands[moved:] if o is not None):
             return None
+        if all(o.known for o in operands[:moved] if o is not None):
+            return Partial(values, np.full(values.shape, KNOWN))
         origins = [Partial(o.origin, o.origin) if o and k < moved else o for k, o in enumerate(operands)]
         origin = _run(node, origins, opset)
         return None if origin is None else Partial(values, origin)

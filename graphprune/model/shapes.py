@@ -109,18 +109,20 @@ def _guess(name: str, axis: int, rank: int, params: dict[str, int]) -> int:
 
 
 def infer(
-    proto: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ...]] | None
+    model: ModelProto, name: str, input_shapes: Mapping[str, tuple[int, ...]] | None
 ) -> tuple[dict[str, SymbolicShape], dict[str, int]]:
     """Shapes and element types of all tensors that are no initializers, by onnx's inference with data propagation.
 
     Args:
-        proto: taken over; weights that no shape depends on may be left out.
+        model: weights that no shape depends on may be left out.
         name: of the model, for messages.
         input_shapes: concrete sizes for the inputs; without them, sizes stay symbolic, equal names being equal sizes.
 
     Raises:
         InvalidModelError: the sizes do not fit together.
     """
+    proto = ModelProto()
+    proto.CopyFrom(model)
     del proto.graph.value_info[:]
     if input_shapes is None:
         for info in proto.graph.input:

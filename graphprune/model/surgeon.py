@@ -82,6 +82,34 @@ def redirect(old: gs.Tensor, new: gs.Tensor) -> bool:
     return bool(readers)
 
 
+def copy_graph(graph: gs.Graph) -> gs.Graph:
+    """A copy whose nodes may be changed; weights, attributes and bodies are shared, tensors of one name become one."""
+    made: dict[str, gs.Tensor] = {}
+
+    def copied(tensor: gs.Tensor) -> gs.Tensor:
+        if not tensor.name:
+            return gs.Variable.empty()
+        if (known := made.get(tensor.name)) is None:
+            known = made[tensor.name] = tensor.copy()
+        return known
+
+    nodes = [
+        gs.Node(n.op, n.name, dict(n.attrs), [*map(copied, n.inputs)], [*map(copied, n.outputs)], n.domain)
+        for n in graph.nodes
+    ]
+    return gs.Graph(
+        nodes=nodes,
+        inputs=[*map(copied, graph.inputs)],
+        outputs=[*map(copied, graph.outputs)],
+        name=graph.name,
+        doc_string=graph.doc_string,
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        functions=list(graph.functions),
+        ir_version=graph.ir_version,
+    )
+
+
 def import_graph(proto: ModelProto, folder: Path = Path()) -> gs.Graph:
     """The graph of a model, with the values of ``Constant`` nodes as constants; ``proto`` is taken over.
 

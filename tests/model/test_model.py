@@ -7,7 +7,6 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -15,7 +14,6 @@ from graphprune.errors import UsageError
 from graphprune.groups import analyse
 from graphprune.model import load, save
 from graphprune.model.shapes import symbolic_axes
-from graphprune.proof import compare
 from graphprune.state import State
 from tests.law import assert_law, net
 from tests.model.files import SMALL, WEIGHTS, round_trip, runs_equal
@@ -258,16 +256,6 @@ def test_a_bfloat16_weight_is_pinned_with_a_reason() -> None:
     dependencies = analyse(load(proto))
     assert not dependencies.groups
     assert {str(p.dim): p.why for p in dependencies.pinned}["a[0]"] == "stored as bfloat16, which is not cut"
-
-
-def test_fragment_computes_from_constants() -> None:
-    model = load(net("k = Add(a, c)\ny = Mul(x, k)", inputs="float[3] x", a=(3,), c=(3,)))
-    node = model.graph.nodes[0]
-    proto = model.fragment([node], node.outputs)
-    (value,) = ort.InferenceSession(proto.SerializeToString()).run(None, {})
-    expected = model.constants["a"].values + model.constants["c"].values
-    assert np.array_equal(value, expected)
-    assert compare({"k": value}, {"k": expected}, 0).holds
 
 
 def test_nodes_that_no_output_needs_are_dropped() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import helper
 
 from graphprune.model import load
-from graphprune.proof import Runner, seeded_inputs
+from graphprune.proof import Runner, compare, seeded_inputs
 from graphprune.state import State
-from passes.fold_constants import FoldConstants
+from passes.fold_constants import FoldConstants, fragment
 from tests.law import net
 
 
@@ -96,3 +97,13 @@ def test_a_shared_matrix_stays_one_and_a_shared_vector_does_not() -> None:
     assert [n.op for n in folded.graph.nodes] == ["Gemm", "Gemm"]
     inputs = seeded_inputs(model)
     np.testing.assert_array_equal(Runner(folded)(inputs)["y"], Runner(model)(inputs)["y"])
+
+
+def test_fragment_computes_from_constants() -> None:
+    model = load(net("k = Add(a, c)\ny = Mul(x, k)", inputs="float[3] x", a=(3,), c=(3,)))
+    node = model.graph.nodes[0]
+    proto = fragment(model, [node], node.outputs)
+    (value,) = ort.InferenceSession(proto.SerializeToString()).run(None, {})
+    expected = model.constants["a"].values + model.constants["c"].values
+    assert np.array_equal(value, expected)
+    assert compare({"k": value}, {"k": expected}, 0).holds
