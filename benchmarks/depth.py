@@ -15,6 +15,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,7 @@ def main(
     layers: Annotated[int, typer.Option(help="How many layers to remove at most.")] = 10,
     of: Annotated[str, typer.Option(help="What is a layer; see the pass choose_layers.")] = "branch",
     inputs: Annotated[int, typer.Option(help="Made-up inputs to choose by.")] = 12,
+    length: Annotated[int, typer.Option(help="Tokens of each, where a model reads such; 0 for what it is.")] = 0,
     items: Annotated[int, typer.Option(help="How many labelled items to score on; 0 for all.")] = 0,
     width: Annotated[bool, typer.Option(help="Whether to slice the residual stream too.")] = False,
     again: Annotated[bool, typer.Option(help="Whether to make anew what is kept.")] = False,
@@ -54,7 +56,8 @@ def main(
     console = Console()
     kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() and not again else {}
     for name in names or MODELS:
-        measured = Measured(find(name), kept, f"{name}, {of}, {inputs} inputs, {items or 'all'} items", items)
+        made_up = f"{inputs} inputs{f' of {length} tokens' if length else ''}"
+        measured = Measured(find(name), kept, f"{name}, {of}, {made_up}, {items or 'all'} items", items, length)
         output = Table("removed", "of parameters", "score", "seconds", "what", box=SIMPLE_HEAD, title=name)
         output.add_row("nothing", "100.0%", measured.dense(), "")
         for by in ("output", "influence"):
@@ -70,18 +73,17 @@ def main(
 class Measured:
     """One model, with what is known of it from earlier runs."""
 
-    def __init__(self, model: ZooModel, kept: dict[str, Any], key: str, items: int) -> None:
+    def __init__(self, model: ZooModel, kept: dict[str, Any], key: str, items: int, length: int) -> None:
         self._model, self._all = model, kept
         self._kept: dict[str, Any] = kept.setdefault(key, {"chosen": {}, "rows": {}})
-        self._count = items
-        self._original: Model | None = None
+        self._count, self._length = items, length
 
-    @property
-    def original(self) -> Model:
-        """The model as the file has it, read when it is first needed."""
-        if self._original is None:
-            self._original = load(self._model.path)
-        return self._original
+    @cached_property
+    def prepared(self) -> Model:
+        """The model with its arithmetic of shapes folded, read when it is first needed."""
+        sizes = {"sequence": self._length} if self._length else {}
+        state, _ = run(State(load(self._model.path, dim_params=sizes)), parse(BEFORE))
+        return state.model
 
     def dense(self) -> str:
         """The score of the model as it is."""
@@ -93,8 +95,8 @@ class Measured:
         chosen: dict[str, list[str]] = self._kept["chosen"]
         if len(chosen.get(by, [])) < most:
             began = time.perf_counter()
-            text = f"{BEFORE}, choose_layers(count={most}, by='{by}', of='{of}', inputs={inputs})"
-            state, _ = run(State(self.original), parse(text))
+            text = f"choose_layers(count={most}, by='{by}', of='{of}', inputs={inputs})"
+            state, _ = run(State(self.prepared), parse(text))
             chosen[by] = list(state.data["layers"])
             self._kept[f"seconds {by}"] = round(time.perf_counter() - began)
             self._write()
@@ -104,13 +106,13 @@ class Measured:
             yield self._row(f"{count} by {by}", lambda layers=layers: self._shorter(layers))
 
     def _shorter(self, layers: tuple[str, ...]) -> tuple[str, str, str]:
-        small, _ = run(State(self.original, layers=layers), parse(f"{BEFORE}, remove_layers, {AFTER}"))
+        small, _ = run(State(self.prepared, layers=layers), parse(f"remove_layers, {AFTER}"))
         return *self._measured(small.model), layers[-1]
 
     def narrower(self, inputs: int) -> Iterator[Row]:
         """A row for every share of the residual stream that is sliced away."""
         for share in WIDTHS:
-            text = f"{BEFORE}, fold_norms, rotate(inputs={inputs}), uniform(ratio={share}, multiple=8), cut, {AFTER}"
+            text = f"fold_norms, rotate(inputs={inputs}), uniform(ratio={share}, multiple=8), cut, {AFTER}"
             try:
                 yield self._row(f"{share:.1%} of width", lambda text=text: self._narrower(text))
             except GraphpruneError as error:
@@ -118,7 +120,7 @@ class Measured:
                 return
 
     def _narrower(self, text: str) -> tuple[str, str, str]:
-        small, _ = run(State(self.original), parse(text))
+        small, _ = run(State(self.prepared), parse(text))
         return *self._measured(small.model), ""
 
     def _row(self, name: str, make: Any) -> Row:
@@ -139,7 +141,7 @@ class Measured:
 
     def _measured(self, after: Model) -> tuple[str, str]:
         """The share of parameters left, and the score."""
-        models = (self.original, after)
+        models = (self.prepared, after)
         sizes = [sum(int(np.prod(c.shape)) for c in m.constants.values() if c.dtype.kind == "f") for m in models]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "small.onnx"

@@ -46,7 +46,7 @@ class Calibrate:
             effort=self.effort,
             given=inputs,
             vocabulary=self.vocabulary,
-            first={dim.tensor for group in state.groups for dim in group.weights},
+            losing={dim for group in state.groups for dim in group.weights},
         )
         notes = (*state.data.get("notes", ()), f"calibrated on {found.source}")
         return replace(state, data={**state.data, "calibration": found, "notes": notes})

@@ -11,6 +11,7 @@ from graphprune.calibration.noise import KINDS
 from graphprune.calibration.statistics import imposed, observed, shrunk
 from graphprune.errors import UsageError
 from graphprune.model import load
+from graphprune.rules import Dim
 from tests.law import net
 
 DEEP = net("t = Conv(x, a)\nu = Relu(t)\nv = Conv(u, b)\ny = Relu(v)", a=(6, 3, 3, 3), b=(5, 6, 1, 1))
@@ -43,6 +44,18 @@ def test_second_moments_are_those_of_the_tensor():
     rows = np.concatenate([np.moveaxis(u, 1, -1).reshape(-1, 6), np.ones((u.size // 6, 1))], axis=1).astype(np.float64)
     assert found.moments["b"].second[0] == pytest.approx(rows.T @ rows / len(rows), rel=1e-6)
     assert "no BatchNorm" in found.source
+
+
+@pytest.mark.parametrize(
+    ("room", "measured"), [(1 << 20, {"a", "b", "c"}), (8 * (28**2 + 7**2), {"a", "b"}), (8 * 7**2, {"b"}), (0, {"b"})]
+)
+def test_a_large_model_measures_layers_that_lose_inputs_first(room, measured, monkeypatch):
+    body = "t = Conv(x, a)\nu = Relu(t)\nv = Conv(u, b)\nw = Relu(v)\ny = Conv(w, c)"
+    model = load(net(body, a=(6, 3, 3, 3), b=(5, 6, 1, 1), c=(4, 5, 1, 1)))
+    monkeypatch.setattr("graphprune.calibration.HELD_MOMENTS", room)
+    found = calibrate(model, {}, kinds=["white"], count=2, losing={Dim("a", 0), Dim("b", 1)})
+    assert set(found.moments) == measured
+    assert set(found.skipped) == {"a", "b", "c"} - measured
 
 
 def test_imposed_statistics_hold_at_every_tensor():

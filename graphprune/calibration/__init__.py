@@ -32,7 +32,7 @@ MATCHED = 0.5  # share of inputs optimised to match statistics, among what is ma
 GIVEN = 0.5  # share of real inputs, where there are any
 WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
 HELD = 3 << 29  # bytes of activations held while matching
-HELD_MOMENTS = 1 << 29  # bytes of second moments beyond which layers that lose nothing have none
+HELD_MOMENTS = 1 << 29  # bytes of second moments beyond which not every layer has some
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +176,7 @@ def calibrate(
     effort: float = 0.0,
     given: Inputs | None = None,
     vocabulary: int | None = None,
-    first: Collection[str] = (),
+    losing: Collection[Dim] = (),
 ) -> Calibration:
     """Moments of every layer: half from noise and half from matched inputs, or half of all that from real ones.
 
@@ -193,13 +193,17 @@ def calibrate(
             with 0 there are none.
         given: real inputs by name, [items, ...]; all of them are used.
         vocabulary: how many tokens there are, for models that read them; by default the length of their embedding.
-        first: weights of layers that can lose inputs; the others are left out where all would take too much memory.
+        losing: axes that can lose positions. Where moments of all layers would take too much memory, only layers with
+            such an axis have some, or even only those that can lose inputs.
     """
     model = batched(model)
     found, skipped = layers(model)
-    if sum(8 * (columns(model, name, layer) + 1) ** 2 for name, (_, layer) in found.items()) > HELD_MOMENTS:
-        skipped |= dict.fromkeys(found.keys() - set(first), "its inputs stay, and the model is large")
-        found = {name: layer for name, layer in found.items() if name in first}
+    held = {name: 8 * (columns(model, name, layer) + 1) ** 2 for name, (_, layer) in found.items()}
+    narrowest = {name for name, (_, layer) in found.items() if Dim(name, layer.summed) in losing}
+    choices = [set(held), {dim.tensor for dim in losing}, narrowest]
+    wanted = next((c for c in choices if sum(held[name] for name in held.keys() & c) <= HELD_MOMENTS), narrowest)
+    skipped |= dict.fromkeys(held.keys() - wanted, "its inputs stay, and the model is large")
+    found = {name: layer for name, layer in found.items() if name in wanted}
     known = {t.name for node in model.graph.nodes for t in node.outputs}
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
     noise: dict[str, Noise] = {}

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
 from graphprune.calibration.noise import KINDS
-from graphprune.calibration.tokens import drawn, inputs_for, reader
+from graphprune.calibration.tokens import drawn, inputs_for, reader, sequences, writer
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model import Model
 from graphprune.progress import track
@@ -105,7 +105,9 @@ def synthetic(model: Model, kind: str, count: int, seed: int, spread: tuple[floa
 
 
 def assorted(model: Model, count: int, seed: int, spread: tuple[float, float]) -> dict[str, np.ndarray]:
-    """At least ``count`` made-up inputs, as many of each kind of noise."""
+    """At least ``count`` made-up inputs, as many of each kind of noise, or text of its own if the model writes some."""
+    if (read := reader(model)) is not None and is_open(opened := batched(model)):
+        return sequences(opened, writer(opened, read), count * model.input_shapes[read.ids][0], seed)
     kinds = list(KINDS) if has_images(model) else list(KINDS)[:1]
     made = [synthetic(model, kind, -(-count // len(kinds)), seed, spread) for kind in kinds]
     return {name: np.concatenate([m[name] for m in made]) if x.ndim else x for name, x in made[0].items()}

@@ -25,7 +25,7 @@ HALVINGS = 3  # sequences are drawn of the whole length, of half of it, and so o
 SWEEPS = 6  # times that a model goes over what it writes
 TEMPERATURE = 1.0
 HELD = 1 << 27  # bytes of logits held at a time
-HELD_CACHES = 1 << 28  # bytes of keys and values held at a time, while one token is written after another
+HELD_CACHES = 3 << 28  # bytes of keys and values held at a time, while one token is written after another
 
 
 @dataclass(frozen=True)

@@ -76,28 +76,29 @@ def measure(entry: Entry, folder: Path, *, keep: bool = False) -> Row:
         folder: where the graph is made, and found by the next run if it stays.
         keep: whether it stays even where all went well.
     """
-    path = folder / f"{entry.name.replace('/', '--')}.onnx"
     row = Row(entry.name, entry.family, entry.made, "crashed")
     try:
-        if not path.exists():
-            _make(entry, path)
+        path = make(entry, folder)
     except MissingError:
         raise
     except Exception as error:
-        return msgspec.structs.replace(row, outcome="not made", detail=_told(error))
+        return msgspec.structs.replace(row, outcome="not made", detail=told(error))
     try:
         row = _pruned(load(path, dim_params=entry.sizes), row)
     except VerificationError as error:
-        row = msgspec.structs.replace(row, outcome="law broken", detail=_told(error))
+        row = msgspec.structs.replace(row, outcome="law broken", detail=told(error))
     except Exception as error:
-        row = msgspec.structs.replace(row, detail=_told(error))
+        row = msgspec.structs.replace(row, detail=told(error))
     if row.outcome in ("pruned", "nothing to prune") and not keep:
-        for file in (path, path.with_name(path.name + ".data")):
-            file.unlink(missing_ok=True)
+        delete(path)
     return row
 
 
-def _make(entry: Entry, path: Path) -> None:
+def make(entry: Entry, folder: Path) -> Path:
+    """The file of a graph, which is made unless it lies there; raises ``MissingError`` for want of a package."""
+    path = folder / f"{entry.name.replace('/', '--')}.onnx"
+    if path.exists():
+        return path
     beside = path.with_name(f"new-{path.name}")
     try:
         entry.build(beside)
@@ -106,9 +107,16 @@ def _make(entry: Entry, path: Path) -> None:
         raise MissingError(f"Python package '{error.name}' is missing: pip install 'graphprune[models]'") from error
     finally:
         beside.unlink(missing_ok=True)
+    return path
 
 
-def _told(error: Exception) -> str:
+def delete(path: Path) -> None:
+    """Remove a graph, with weights beside it if there are any."""
+    for file in (path, path.with_name(path.name + ".data")):
+        file.unlink(missing_ok=True)
+
+
+def told(error: Exception) -> str:
     """What happened and where, on one line."""
     where = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({Path(where.filename).name}:{where.lineno})"

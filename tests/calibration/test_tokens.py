@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from graphprune.calibration import calibrate
-from graphprune.calibration.tokens import SWEEPS, enough, inputs_for, reader, sequences, writer
+from graphprune.calibration.activations import assorted
+from graphprune.calibration.tokens import SWEEPS, drawn, enough, inputs_for, reader, sequences, writer
 from graphprune.errors import UsageError
 from graphprune.model import Model, load
 from graphprune.proof import Runner
@@ -50,6 +51,16 @@ def test_the_input_that_looks_rows_up_holds_tokens_and_the_output_over_them_pred
 def test_an_output_that_sees_later_tokens_predicts_nothing() -> None:
     model = language_model(causal=False)
     assert writer(model, reader(model)).logits is None
+
+
+def test_a_model_that_writes_is_shown_text_of_its_own_and_any_other_words_of_its_vocabulary() -> None:
+    for causal in (True, False):
+        model = language_model(causal=causal)
+        read = writer(model, reader(model))
+        wanted = sequences(model, read, 5, 3)
+        made = assorted(model, 5, 3, (-2.0, 2.0))
+        assert np.array_equal(made["ids"], wanted["ids"])
+        assert np.array_equal(made["ids"], drawn(read, 5, 3)) != causal
 
 
 def test_masks_hide_nothing_and_positions_count() -> None:
