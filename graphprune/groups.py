@@ -18,6 +18,7 @@ import networkx as nx
 import numpy as np
 
 from graphprune.calls import zero_points
+from graphprune.collector import paused
 from graphprune.coupling import Cluster, PinnedBy, Settled, clusters, couple, settle
 from graphprune.model import Model
 from graphprune.model.weights import blocks
@@ -116,6 +117,7 @@ def _power(model: Model, dim: Dim, exponent: float) -> np.ndarray:
     return np.concatenate(sums) if dim.axis == 0 else np.sum(sums, axis=0)
 
 
+@paused()
 def analyse(model: Model, rules: Mapping[str, Rule] | None = None, *, inexact: bool = False) -> Dependencies:
     """Find the groups of a model and the reason for every axis that is in none.
 
@@ -170,7 +172,8 @@ class _Units:
         more: pins by axis, besides those in the graph.
 
     Attributes:
-        at: where the positions of an axis begin in the arrays, by axis.
+        axis: the first axis whose positions are those of an axis, by axis: what whole ties join is one.
+        at: where the positions of such a first axis begin and end in the arrays.
         unit: int64 [positions], the smallest position each is connected to.
         component: int64 [axes], the first axis each is connected to.
         pins: the axis, the node, its operator and why.
@@ -185,26 +188,42 @@ class _Units:
         more: Mapping[Dim, Sequence[PinnedBy]] = MappingProxyType({}),
     ) -> None:
         self.dims, self.known = dims, {dim: graph.nodes[dim] for dim in dims}
-        sizes = np.array([known["size"] for known in self.known.values()], np.int64)
-        ends = np.cumsum(sizes)
-        self.at = {dim: slice(*ends) for dim, *ends in zip(dims, (ends - sizes).tolist(), ends.tolist(), strict=True)}
-        start = {dim: at.start for dim, at in self.at.items()}
-        self.unit = _connect(int(sizes.sum()), [(start[t.a] + t.at_a, start[t.b] + t.at_b) for t in ties])
         order = {dim: k for k, dim in enumerate(dims)}
         joined = np.array([(order[t.a], order[t.b]) for t in ties], np.int64).reshape(-1, 2)
+        whole = np.array([self._is_whole(t) for t in ties], bool)
         self.component = _connect(len(dims), [(joined[:, 0], joined[:, 1])])
+        same = _connect(len(dims), [(joined[whole, 0], joined[whole, 1])])
+        self.axis = {dim: dims[k] for dim, k in zip(dims, same.tolist(), strict=True)}
+        self.at: dict[Dim, slice] = {}
+        end = 0
+        for dim in dict.fromkeys(self.axis.values()):
+            self.at[dim] = slice(end, end := end + self.known[dim]["size"])
+        start = {dim: self.at[axis].start for dim, axis in self.axis.items()}
+        rest = (t for t, one in zip(ties, whole.tolist(), strict=True) if not one)
+        self.unit = _connect(end, [(start[t.a] + t.at_a, start[t.b] + t.at_b) for t in rest])
         # The first pin met on a unit is the one reported; interface pins come first, being the ones users recognise.
         self.held = np.full(len(self.unit), -1, np.int64)
         self.pins: list[tuple[Dim, str, str, str]] = []
         for dim in dims:
             for node, op, why, at in chain(self.known[dim]["pins"], more.get(dim, ())):
-                own = self.unit[self.at[dim]] if at is None else self.unit[start[dim] + at]
+                own = self.of(dim) if at is None else self.unit[start[dim] + at]
                 self.held[own[self.held[own] < 0]] = len(self.pins)
                 self.pins.append((dim, node, op, why))
 
+    def _is_whole(self, tie: Tie) -> bool:
+        """Whether a tie joins all positions of two axes in order."""
+        every = np.arange(self.known[tie.a]["size"])
+        return self.known[tie.b]["size"] == len(every) and all(
+            len(at) == len(every) and bool((at == every).all()) for at in (tie.at_a, tie.at_b)
+        )
+
+    def of(self, dim: Dim) -> np.ndarray:
+        """The unit of every position of an axis."""
+        return self.unit[self.at[self.axis[dim]]]
+
     def holding(self, dim: Dim) -> np.ndarray:
         """What holds each position of an axis, as in ``held``."""
-        return self.held[self.unit[self.at[dim]]]
+        return self.held[self.of(dim)]
 
 
 def _pinned(model: Model, units: _Units, groups: Sequence[Group]) -> Iterator[Pinned]:
@@ -258,26 +277,26 @@ def _groups(model: Model, units: _Units, zeros: Mapping[str, int]) -> Iterator[G
     for dim, root in zip(units.dims, units.component.tolist(), strict=True):
         components.setdefault(root, []).append(dim)
     for dims in components.values():
-        at = {d: units.unit[units.at[d]] for d in dims}
+        at = {axis: units.of(axis) for axis in dict.fromkeys(units.axis[d] for d in dims)}
         free = np.unique(np.concatenate([*at.values()]))
         free = free[units.held[free] < 0]
         if len(free) < 2:
             continue
-        local = {d: np.searchsorted(free, at[d]).clip(max=len(free) - 1) for d in dims}
-        local = {d: np.where(free[k] == at[d], k, -1) for d, k in local.items()}
-        touched = [d for d in dims if (local[d] >= 0).any()]
+        local = {axis: np.searchsorted(free, own).clip(max=len(free) - 1) for axis, own in at.items()}
+        local = {axis: np.where(free[k] == at[axis], k, -1) for axis, k in local.items()}
+        touched = [axis for axis, own in local.items() if (own >= 0).any()]
         kind = np.zeros(len(free), np.int64)  # refined axis by axis until equal kinds touch equal axes
-        for d in touched:
-            count = np.bincount(local[d][local[d] >= 0], minlength=len(free))
+        for axis in touched:
+            count = np.bincount(local[axis][local[axis] >= 0], minlength=len(free))
             kind = np.unique(kind * (int(count.max()) + 1) + count, return_inverse=True)[1]
-        for value in dict.fromkeys(kind.tolist()):
+        sizes = np.bincount(kind)
+        for value in dict.fromkeys(kind[sizes[kind] > 1].tolist()):
             members = np.flatnonzero(kind == value)
-            if len(members) < 2:
-                continue
             number = np.full(len(free) + 1, -1, np.int64)  # the last entry serves positions of no free unit
             number[members] = np.arange(len(members))
-            labels = {d: number[local[d]] for d in touched}
-            labels = {d: label for d, label in labels.items() if (label >= 0).any()}
+            owned = {axis: number[local[axis]] for axis in touched}
+            owned = {axis: label for axis, label in owned.items() if (label >= 0).any()}
+            labels = {d: owned[units.axis[d]] for d in dims if units.axis[d] in owned}
             weights = [
                 d
                 for d in labels

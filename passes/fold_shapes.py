@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphprune.collector import paused
 from graphprune.model import Model
 from graphprune.model.partial import KNOWN, UNKNOWN, Known, Partial, Shapes, evaluate, sizes_of
 from graphprune.model.shapes import SymbolicShape, infer_node, symbol
@@ -31,6 +32,7 @@ class FoldShapes:
     has it, so that no tensor in between is held by having been asked.
     """
 
+    @paused()
     def __call__(self, state: State) -> State:
         """A state whose model computes the same with fewer nodes, or the same state."""
         model, own, shapes = state.model, state.model.copy(), dict(state.model.symbolic_shapes)

@@ -45,7 +45,7 @@ LAYERS = [
     ["model"],
     ["output", "latency"],
     ["progress"],
-    ["plugins", "typed"],
+    ["collector", "plugins", "typed"],
     ["errors"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -262,7 +263,7 @@ class Model:
             sparse = isinstance(tensor._values, SparseValues)
             if weights and sparse:
                 model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
-            elif weights or (not sparse and int(np.prod(tensor.shape)) <= SHAPE_VALUES):
+            elif weights or (not sparse and prod(tensor.shape) <= SHAPE_VALUES):
                 model.graph.initializer.append(export_tensor(tensor, data))
             else:
                 model.graph.initializer.append(hollow_tensor(tensor))

@@ -8,8 +8,8 @@ one place, and a node of a body is seen like any other.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import prod
 
-import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
@@ -283,7 +283,7 @@ def measure(
                 proto.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
             known = {n: c for n, c in constants.items() if n in read} | own
             for constant in known.values():
-                small = int(np.prod(constant.shape)) <= SHAPE_VALUES
+                small = prod(constant.shape) <= SHAPE_VALUES
                 proto.graph.initializer.append(export_tensor(constant) if small else hollow_tensor(constant))
             proto.graph.output.extend(ValueInfoProto(name=t.name) for t in graph.outputs)
             try:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from graphprune.model.shapes import SHAPE_VALUES, SymbolicShape
+from graphprune.model.shapes import SHAPE_VALUES, SymbolicShape, attribute_bytes
 
 # Elementwise: an element is known where the elements it is made of are.
 # fmt: off
@@ -26,6 +26,7 @@ _ELEMENTWISE = frozenset([
 _MOVEMENT = frozenset(["Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"])
 # Anything else listed needs all its inputs.
 _WHOLE = frozenset(["ConstantOfShape", "Expand", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Tile"])
+_LISTED = _ELEMENTWISE | _MOVEMENT | _WHOLE
 
 # Where an element comes from: known, unknown, or (above 0) the symbol of an input dimension.
 KNOWN, UNKNOWN = 0, -1
@@ -70,7 +71,7 @@ def evaluate(
             return None
         attrs: Mapping[str, Any] = node.attrs
         return sizes_of(shape[attrs.get("start", 0) : attrs.get("end", len(shape))], symbols)
-    if node.op not in _ELEMENTWISE | _MOVEMENT | _WHOLE or len(node.outputs) != 1:
+    if node.op not in _LISTED or len(node.outputs) != 1:
         return None
     operands: list[Partial | None] = []
     for tensor in node.inputs:
@@ -78,7 +79,7 @@ def evaluate(
             operands.append(None)
         elif tensor.name in partial:
             operands.append(partial[tensor.name])
-        elif isinstance(tensor, gs.Constant) and int(np.prod(tensor.shape)) <= SHAPE_VALUES:
+        elif isinstance(tensor, gs.Constant) and prod(tensor.shape) <= SHAPE_VALUES:
             values = np.asarray(tensor.values)
             operands.append(Partial(values, np.full(values.shape, KNOWN)))
         else:
@@ -140,25 +141,25 @@ def _told(node: gs.Node, operands: Sequence[Partial | None], values: np.ndarray)
 
 def _run(node: gs.Node, operands: Sequence[Partial | None], opset: int) -> np.ndarray | None:
     """The operator on small tensors, by onnx's reference implementation; ``None`` where it has no meaning."""
-    names = [f"x{k}" if o is not None else "" for k, o in enumerate(operands)]
-    proto = onnx.helper.make_node(node.op, names, ["y"])
-    proto.attribute.extend(OnnxExporter.export_attributes(node.attrs))
-    present = [(n, o.values) for n, o in zip(names, operands, strict=True) if o is not None]
-    if any(v.dtype.hasobject for _, v in present):
+    present = [None if o is None else o.values for o in operands]
+    if any(v is not None and v.dtype.hasobject for v in present):
         return None
-    given = tuple((n, v.dtype.str, v.shape, v.tobytes()) for n, v in present)
-    return _computed(proto.SerializeToString(deterministic=True), given, opset)
+    given = tuple(None if v is None else (v.dtype.str, v.shape, v.tobytes()) for v in present)
+    return _computed(node.op, attribute_bytes(node), given, opset)
 
 
 @lru_cache(4096)
-def _computed(node: bytes, given: tuple[tuple[str, str, tuple[int, ...], bytes], ...], opset: int) -> np.ndarray | None:
+def _computed(
+    op: str, attributes: tuple[bytes, ...], given: tuple[tuple[str, tuple[int, ...], bytes] | None, ...], opset: int
+) -> np.ndarray | None:
     """Layers ask the same again and again. The result is not to be written to."""
-    values = {name: np.frombuffer(data, dtype).reshape(shape) for name, dtype, shape, data in given}
+    values = {f"x{k}": np.frombuffer(v[2], v[0]).reshape(v[1]) for k, v in enumerate(given) if v is not None}
     inputs = [
         onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
         for n, v in values.items()
     ]
-    proto = onnx.NodeProto.FromString(node)
+    proto = onnx.helper.make_node(op, [f"x{k}" if v is not None else "" for k, v in enumerate(given)], ["y"])
+    proto.attribute.extend(map(onnx.AttributeProto.FromString, attributes))
     graph = onnx.helper.make_graph([proto], "fold", inputs, [onnx.ValueInfoProto(name="y")])
     single = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:

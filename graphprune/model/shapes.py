@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -160,33 +161,58 @@ def infer(
     return shapes, types
 
 
+# Element type, shape, and the values where they are few and known, of a tensor that a node reads.
+_Given = tuple[int, SymbolicShape, bytes | None]
+
+
 def infer_node(
     node: gs.Node, shapes: Mapping[str, SymbolicShape], kinds: Mapping[str, int], opset: int
 ) -> dict[str, SymbolicShape]:
     """The shapes of what one node makes of tensors of given shapes, by onnx's inference; of none where it fails."""
-    types, values = {}, {}
+    given: list[_Given | None] = []
     for tensor in node.inputs:
-        kind, shape = kinds.get(tensor.name, 0), shapes.get(tensor.name)
+        kind, shape, values = kinds.get(tensor.name, 0), shapes.get(tensor.name), None
         if isinstance(tensor, gs.Constant):
             kind, shape = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)), tuple(map(int, tensor.shape))
-            if prod(shape) <= SHAPE_VALUES:
-                values[tensor.name] = onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
+            few = prod(shape) <= SHAPE_VALUES and not tensor.dtype.hasobject
+            values = np.asarray(tensor.values).tobytes() if few else None
         if tensor.name and (not kind or shape is None):
             return {}
-        if tensor.name:
-            types[tensor.name] = onnx.helper.make_tensor_type_proto(kind, shape)
+        given.append((kind, shape, values) if tensor.name and shape is not None else None)
+    made = _made(node.op, attribute_bytes(node), tuple(given), tuple(bool(t.name) for t in node.outputs), opset)
+    return {node.outputs[k].name: shape for k, shape in made.items()}
+
+
+def attribute_bytes(node: gs.Node) -> tuple[bytes, ...]:
+    """The attributes of a node as protobufs, to know the same again."""
+    attributes = OnnxExporter.export_attributes(node.attrs)
+    return tuple(a.SerializeToString(deterministic=True) for a in attributes)
+
+
+@lru_cache(4096)
+def _made(
+    op: str, attributes: tuple[bytes, ...], given: tuple[_Given | None, ...], outputs: tuple[bool, ...], opset: int
+) -> dict[int, SymbolicShape]:
+    """The shapes of the outputs, by number. Layers ask the same again and again."""
+    types = {f"x{k}": onnx.helper.make_tensor_type_proto(g[0], g[1]) for k, g in enumerate(given) if g}
+    values = {
+        f"x{k}": onnx.TensorProto(name=f"x{k}", data_type=g[0], dims=list(g[1]), raw_data=g[2])  # type: ignore[arg-type]
+        for k, g in enumerate(given)
+        if g and g[2] is not None
+    }
+    names = [f"x{k}" if g else "" for k, g in enumerate(given)]
+    node = onnx.helper.make_node(op, names, [str(k) if asked else "" for k, asked in enumerate(outputs)])
+    node.attribute.extend(map(onnx.AttributeProto.FromString, attributes))
     try:
-        schema = onnx.defs.get_schema(node.op, opset, "")
+        schema = onnx.defs.get_schema(op, opset, "")
         imports = [onnx.helper.make_opsetid("", opset)]
-        made = onnx.shape_inference.infer_node_outputs(
-            schema, OnnxExporter.export_node(node), types, values, opset_imports=imports
-        )
+        made = onnx.shape_inference.infer_node_outputs(schema, node, types, values, opset_imports=imports)
     except Exception:  # each kind of failure has a class of its own
         return {}
     return {
-        name: tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in made.tensor_type.shape.dim)
-        for name, made in made.items()
-        if made.tensor_type.HasField("shape")
+        int(name): tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim)
+        for name, kind in ((name, type_proto.tensor_type) for name, type_proto in made.items())
+        if kind.HasField("shape")
     }
 
 

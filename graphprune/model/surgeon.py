@@ -18,6 +18,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from graphprune.collector import paused
 from graphprune.model.weights import DataFile, blocks, hold, is_held, is_streamed, refer, stream
 
 # Its warnings are about what this module takes care of.
@@ -82,6 +83,7 @@ def redirect(old: gs.Tensor, new: gs.Tensor) -> bool:
     return bool(readers)
 
 
+@paused()
 def copy_graph(graph: gs.Graph) -> gs.Graph:
     """A copy whose nodes may be changed; weights, attributes and bodies are shared, tensors of one name become one."""
     made: dict[str, gs.Tensor] = {}

