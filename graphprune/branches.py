@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import networkx as nx
 import numpy as np
@@ -49,6 +50,9 @@ class Branch:
     inner: tuple[str, ...] = ()
 
 
+_known: WeakKeyDictionary[Model, tuple[Branch, ...]] = WeakKeyDictionary()  # looked for once per model
+
+
 def branches(model: Model) -> tuple[Branch, ...]:
     """Every residual branch, in graph order; one that contains others comes after them.
 
@@ -56,6 +60,12 @@ def branches(model: Model) -> tuple[Branch, ...]:
     operand dominates the other (every path to it leads through the one), only the sum reads the other, and what lies in
     between leads nowhere else, but for outputs of the model that nothing else has a part in.
     """
+    if model not in _known:
+        _known[model] = _branches(model)
+    return _known[model]
+
+
+def _branches(model: Model) -> tuple[Branch, ...]:
     flow = _Flow(model)
     found: list[Branch] = []
     for node in model.graph.nodes:
