@@ -47,7 +47,15 @@ def test_a_test_that_looks_kills_and_one_that_does_not_lets_live(tmp_path: Path)
     wrong = path.read_text().replace('["GRU"', '["XXX"')
     test = tmp_path / "test_it.py"
     test.write_text("from graphprune.rules import RULES\n\n\ndef test_it():\n    assert 'GRU' in RULES\n")
-    assert survives(path, path.read_text(), [str(test)])
-    assert not survives(path, wrong, [str(test)])
+    assert survives(path, path.read_text(), [str(test)], [])
+    assert not survives(path, wrong, [str(test)], [])
     test.write_text("from graphprune.rules import RULES\n\n\ndef test_it():\n    assert 'Conv' in RULES\n")
-    assert survives(path, wrong, [str(test)])
+    assert survives(path, wrong, [str(test)], [])
+
+
+def test_the_net_that_notices_is_asked_first_of_the_next_mutant() -> None:
+    path = RULES / "recurrent.py"
+    nets = [("movement", 0), ("recurrent", 0), ("recurrent", 1)]
+    assert not survives(path, path.read_text().replace('"LSTM"', '"XXX"'), [], nets)
+    assert nets[0] == ("recurrent", 1)
+    assert sorted(nets) == [("movement", 0), ("recurrent", 0), ("recurrent", 1)]

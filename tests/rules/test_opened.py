@@ -111,21 +111,32 @@ def nets(domain: ModuleType) -> list[tuple[Case, Model, Model]]:
     return [(case, *(load(opened(case.model, weighted=weighted)) for weighted in (True, False))) for case in cases]
 
 
+@cache
+def expected(domain: ModuleType) -> list[str]:
+    """What the rules said of every net of a domain."""
+    return (FOLDER / f"{name_of(domain)}.txt").read_text().rstrip().split("\n\n")
+
+
+def answers(domain: ModuleType, number: int) -> tuple[str, tuple[Dependencies, Dependencies]]:
+    """What the rules say of a net of a domain, and what is found of it, opened in both ways."""
+    case, weighted, bare = nets(domain)[number]
+    found = analyse(weighted), analyse(bare)
+    return listing(case.name, weighted, *found), found
+
+
 def as_written(domain: ModuleType) -> list[tuple[Case, Model, Dependencies]]:
     """Fail unless a domain's rules say what they said; every net, opened in both ways, and what was found of it."""
-    file = FOLDER / f"{name_of(domain)}.txt"
     write = os.environ.get("GOLDEN") == "write"
-    expected = [] if write else file.read_text().rstrip().split("\n\n")
-    assert write or len(expected) == len(nets(domain))
-    texts, found = [], []
-    for number, (case, weighted, bare) in enumerate(nets(domain)):
-        answers = analyse(weighted), analyse(bare)
-        texts.append(listing(case.name, weighted, *answers))
-        assert write or texts[-1] == expected[number]
-        found += [(case, *pair) for pair in zip((weighted, bare), answers, strict=True)]
+    texts, result = [], []
+    for number, (case, *models) in enumerate(nets(domain)):
+        text, found = answers(domain, number)
+        texts.append(text)
+        assert write or text == expected(domain)[number]
+        result += [(case, *pair) for pair in zip(models, found, strict=True)]
     if write:
-        file.write_text("\n\n".join(texts) + "\n")
-    return found
+        (FOLDER / f"{name_of(domain)}.txt").write_text("\n\n".join(texts) + "\n")
+    assert write or len(texts) == len(expected(domain))
+    return result
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=name_of)
