@@ -12,7 +12,7 @@ from graphprune.cost import CostModel
 from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.options import PruneOptions, asked
-from graphprune.pipeline import CHOICES, PRESETS, Step, parse
+from graphprune.pipeline import BEFORE, CALIBRATED, CHOICES, PRESETS, Step, parse
 from graphprune.plan import Plan
 from graphprune.plan.origins import traced
 from graphprune.state import State
@@ -75,6 +75,13 @@ def as_steps(
     return parse(_text(options, model, shares, milliseconds) if options["passes"] is None else options["passes"])
 
 
+def as_curves(options: PruneOptions) -> list[Step]:
+    """The passes that find what channels and what zeros cost and save in every layer."""
+    timed = f"obs, time_layers(multiple={options['round_to']}), curve_zeros"
+    calibrated = CALIBRATED.format(calibration=_calibration(options))
+    return parse(f"{calibrated}, {timed}".replace(BEFORE, BEFORE + _layers(options), 1))
+
+
 def replay(plan: Plan, original: Model) -> list[Step]:
     """The passes of a plan, and its removals."""
 
@@ -132,10 +139,15 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float], mill
         sparsify=sparsify,
         seed=options["seed"],
         sampled=_spelled(options),
-        calibration=_spelled(options, effort=options["effort"] or None, vocabulary=options["vocab"]),
-        layers=_layers(options) if options["remove_layers"] else "",
+        calibration=_calibration(options),
+        layers=_layers(options),
         experts=f"{experts}, cut, " if experts else "",
     )
+
+
+def _calibration(options: PruneOptions) -> str:
+    """The arguments of the pass that calibrates."""
+    return _spelled(options, effort=options["effort"] or None, vocabulary=options["vocab"])
 
 
 def _spelled(options: PruneOptions, **others: object) -> str:
@@ -152,7 +164,9 @@ def _spread(options: PruneOptions) -> tuple[float, float] | None:
 
 
 def _layers(options: PruneOptions) -> str:
-    """The passes that remove layers, before anything is calibrated."""
+    """The passes that remove layers, before anything is calibrated; none where no layers are to go."""
+    if not options["remove_layers"]:
+        return ""
     choice = f", choose_layers(count={options['remove_layers']}, {_spelled(options)}), remove_layers"
     return choice + "(caches='remove')" * options["remove_caches"]
 

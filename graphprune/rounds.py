@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
-
-import numpy as np
+from functools import cache, partial
 
 from graphprune.aiming import Aim, reach
 from graphprune.clocks import Clock
@@ -16,9 +14,10 @@ from graphprune.fidelity import measure
 from graphprune.model import Model
 from graphprune.options import PruneOptions
 from graphprune.pipeline import Record, Step, run
-from graphprune.presets import as_steps, means_of, targets_of
+from graphprune.presets import as_curves, as_steps, means_of, targets_of
 from graphprune.report import size_text
 from graphprune.state import State
+from graphprune.trade import trade
 
 Made = tuple[list[Step], State, list[Record]]
 
@@ -82,17 +81,21 @@ def met(
     # Zeros are chosen by profiles, whose sum is not what a whole run takes: each is a share of its own kind.
     profiled = clock.profile(model)[0] if {*means} & {"zeros", "both"} else 0.0
 
-    def sparse(channels: float | None) -> Callable[[Mapping[str, float]], Made]:
-        """Remove channels down to a share of the latency, where one is given, and meet it with zeros."""
+    @cache
+    def traded() -> float:
+        return trade(run_from(as_curves(options))[1], min(kept, 1.0), options["round_to"])
 
-        def made(shares: Mapping[str, float]) -> Made:
-            others = {name: min(share, 1.0) for name, share in shares.items() if name != "latency"}
-            wanted = {**fixed, **others, **({} if channels is None else {"latency": channels})}
-            return run_from(as_steps(options, model, wanted, min(shares["latency"], 1.0) * profiled))
+    def sparse(channels: bool, shares: Mapping[str, float]) -> Made:
+        """Meet a share of the latency with zeros, in what removing channels leaves if they are to go."""
+        others = {name: min(share, 1.0) for name, share in shares.items() if name != "latency"}
+        wanted = {**fixed, **others, **({"latency": traded()} if channels else {})}
+        return run_from(as_steps(options, model, wanted, min(shares["latency"], 1.0) * profiled))
 
-        return made
-
-    ways = {"zeros": sparse(None), "channels": make, "both": sparse(float(np.sqrt(min(kept, 1.0))))}
+    ways: dict[str, Callable[[Mapping[str, float]], Made]] = {
+        "zeros": partial(sparse, False),
+        "channels": make,
+        "both": partial(sparse, True),
+    }
     if len(means) == 1:
         return reached(ways[means[0]])
     return _best({name: partial(reached, ways[name]) for name in means}, model, announce, options)

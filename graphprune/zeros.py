@@ -8,14 +8,14 @@ exactly, with the dense model's outputs as targets (Frantar & Alistarh 2022, "Op
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from graphprune.calibration import Moments, layers
 from graphprune.calibration.refit import write
-from graphprune.errors import NothingToPruneError, UsageError
+from graphprune.errors import NothingToPruneError, TargetNotReachedError, UsageError
 from graphprune.model import Model
 from graphprune.obs import damped
 from graphprune.progress import track
@@ -224,6 +224,52 @@ class Curves:
     losses: Mapping[str, Sequence[Losses]]
     layers: Mapping[str, Curve]
     rest: float
+
+    def within(self, milliseconds: float) -> dict[str, float]:
+        """A level of zeros for every layer: least error for a whole model that takes so long.
+
+        At a price for time every layer takes the level that is cheapest for it; between the last price that is too low
+        and the first that is not, levels are mixed.
+
+        Raises:
+            TargetNotReachedError: the most zeros there may be are too few.
+        """
+        high = 1.0
+        while (least := self.time(self._at(high))) > milliseconds:
+            high *= 8
+            if high > 1e15:
+                raise TargetNotReachedError(
+                    f"zeros make it {least:.3g} ms at least, and {milliseconds:.3g} ms are wanted",
+                    "remove channels as well",
+                )
+        low, high = _first(lambda price: self.time(self._at(price)) <= milliseconds, 0.0, high)
+        few, many = self._at(low), self._at(high)
+
+        def mixed(share: float) -> dict[str, float]:
+            return {name: few[name] + share * (many[name] - few[name]) for name in few}
+
+        return mixed(_first(lambda share: self.time(mixed(share)) <= milliseconds, 0.0, 1.0)[1])
+
+    def time(self, levels: Mapping[str, float]) -> float:
+        """Milliseconds of the whole model, as predicted from those of its layers."""
+        curves = ((self.layers[name], level) for name, level in levels.items())
+        return self.rest + sum(float(np.interp(level, c.levels, c.milliseconds)) for c, level in curves)
+
+    def error(self, levels: Mapping[str, float]) -> float:
+        """Of the outputs, as predicted from those of the layers."""
+        curves = ((self.layers[name], level) for name, level in levels.items())
+        return sum(float(np.interp(level, c.levels, c.errors)) for c, level in curves)
+
+    def _at(self, price: float) -> dict[str, float]:
+        return {n: float(c.levels[np.argmin(c.errors + price * c.milliseconds)]) for n, c in self.layers.items()}
+
+
+def _first(good: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:
+    """Where ``good`` begins to hold, from both sides."""
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if good(middle) else (middle, high)
+    return low, high
 
 
 def dense(state: State, size: int, damp: float) -> Zeros:

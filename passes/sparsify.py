@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
 
-from graphprune.errors import TargetNotReachedError, UsageError
+from graphprune.errors import UsageError
 from graphprune.progress import track
 from graphprune.state import State
-from graphprune.zeros import Curve, Curves, Losses, Supports, Zeros, cheapest, dense, in_groups
+from graphprune.zeros import Curves, Losses, Supports, Zeros, cheapest, dense, in_groups
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Sparsify:
             curves: Curves | None = state.data.get("zeros")
             if curves is None:
                 raise UsageError("sparsify needs curves for a latency", 'write "curve_zeros, sparsify(milliseconds=…)"')
-            levels = _levels(curves.layers, self.milliseconds - curves.rest, self.milliseconds)
+            levels = curves.within(self.milliseconds)
             zeros, kept = curves.zeros, _at(levels, curves.zeros, curves.losses, self.floor)
         else:
             zeros = dense(state, self.block, self.damp)
@@ -105,40 +105,3 @@ class Sparsify:
 def _at(levels: Mapping[str, float], zeros: Zeros, losses: Mapping[str, Sequence[Losses]], floor: float) -> Supports:
     """What blocks keep with so many zeros in every layer; those that are not named stay as they are."""
     return {n: cheapest(zeros.of(n), losses[n], levels.get(n, 0.0), floor)[0] for n in zeros.parts}
-
-
-def _levels(curves: Mapping[str, Curve], milliseconds: float, whole: float) -> dict[str, float]:
-    """A level of zeros for every layer: least error for a sum of times, which with the rest makes the ``whole``.
-
-    At a price for time every layer takes the level that is cheapest for it; between the last price that is too low and
-    the first that is not, levels are mixed.
-    """
-
-    def at(price: float) -> dict[str, float]:
-        return {n: float(c.levels[np.argmin(c.errors + price * c.milliseconds)]) for n, c in curves.items()}
-
-    def time(levels: Mapping[str, float]) -> float:
-        return sum(float(np.interp(s, curves[n].levels, curves[n].milliseconds)) for n, s in levels.items())
-
-    def first(good: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:
-        for _ in range(50):
-            middle = (low + high) / 2
-            low, high = (low, middle) if good(middle) else (middle, high)
-        return low, high
-
-    high = 1.0
-    while time(at(high)) > milliseconds:
-        high *= 8
-        if high > 1e15:
-            least = time(at(high)) + whole - milliseconds
-            raise TargetNotReachedError(
-                f"zeros make it {least:.3g} ms at least, and {whole:.3g} ms are wanted",
-                "remove channels as well",
-            )
-    low, high = first(lambda price: time(at(price)) <= milliseconds, 0.0, high)
-    few, many = at(low), at(high)
-
-    def mixed(share: float) -> dict[str, float]:
-        return {name: few[name] + share * (many[name] - few[name]) for name in few}
-
-    return mixed(first(lambda share: time(mixed(share)) <= milliseconds, 0.0, 1.0)[1])

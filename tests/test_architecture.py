@@ -31,6 +31,7 @@ LAYERS = [
     ["wheel"],
     ["chromium", "runtime"],
     ["compiler", "pipeline", "fidelity", "aiming"],
+    ["trade"],
     ["zeros"],
     ["calibration", "choices", "obs"],
     ["allocation", "layertimes"],

@@ -114,3 +114,9 @@ def test_steps_that_are_the_same_are_not_run_again() -> None:
 def test_what_no_way_meets_is_said() -> None:
     with pytest.raises(TargetNotReachedError):
         met(1.0, target_latency=0.001)
+
+
+def test_both_remove_fewer_channels_where_zeros_are_cheap() -> None:
+    """Zeros that save as much as they could take more of the latency than zeros that save less."""
+    whole, half = (met(worth, target_latency=0.6, latency_by="both").report.kept.channels for worth in (1.0, 0.4))
+    assert whole > half
