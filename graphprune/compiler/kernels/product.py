@@ -225,6 +225,9 @@ def emit(
                 with T.Else():
                     set_sums(lambda r, v: partial[kept(r, v)])
         begin, extent = steps(number, chunk, *k) if steps else k
+        if chunks > 1:
+            # Still the extent, which LLVM must not know: it would unroll the loop, and keep sums in memory for that.
+            extent = tirx.max(extent, part.strips[0] + part.blocks[0] - product.strips - product.blocks)
         with T.serial(0, extent) as inner:
             for r in range(rows):
                 value = splat(a(number, r, begin + inner), lanes)
