@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -27,7 +28,8 @@ class FoldConstants:
     """Run the constant part of the graph once, in onnxruntime, and keep its results as initializers.
 
     A matrix that several layers share through Identity nodes stays one; a vector becomes one for each, for exporters
-    store equal biases once that have nothing to do with each other.
+    store equal biases once that have nothing to do with each other. So does a vector that repeats one number and has
+    several readers: what stands for no scale and no shift in every normalisation.
 
     Attributes:
         growth: results may be this many times larger than what they are computed from, but for a megabyte in all.
@@ -41,6 +43,12 @@ class FoldConstants:
             model = state.model.copy()
             for node in _copied_matrices(model):
                 redirect(node.outputs[0], node.inputs[0])
+            state = replace(state, model=model.with_nodes(model.graph.nodes))
+        if any(_shared_fillings(state.model)):
+            model = state.model.copy()
+            for node, index in [*_shared_fillings(model)]:
+                filling = node.inputs[index]
+                node.inputs[index] = gs.Constant(f"{filling.name}:{node.outputs[0].name}:{index}", filling.values)
             state = replace(state, model=model.with_nodes(model.graph.nodes))
         if not _foldable(state.model):
             return state
@@ -101,6 +109,30 @@ def _copied_matrices(model: Model) -> Iterator[gs.Node]:
         matrix = isinstance(source, gs.Constant) and len(source.shape) > 1
         if matrix and copy.outputs and copy.name not in model.outputs and not any(map(opaque, copy.outputs)):
             yield node
+
+
+def _shared_fillings(model: Model) -> Iterator[tuple[gs.Node, int]]:
+    """Inputs that are a vector of one number repeated, which another input is too; all but the first of each."""
+    met: dict[str, bool] = {}  # whether a constant is one
+    for node in model.graph.nodes:
+        for index, tensor in enumerate(node.inputs if not opaque(node) else ()):
+            if not isinstance(tensor, gs.Constant) or len(tensor.outputs) < 2:
+                continue
+            if met.get(tensor.name):
+                yield node, index
+            elif tensor.name not in met:
+                met[tensor.name] = _is_filling(tensor)
+
+
+def _is_filling(tensor: gs.Constant) -> bool:
+    if (
+        getattr(tensor.dtype, "kind", "") != "f"
+        or is_streamed(tensor)
+        or not prod(tensor.shape) == max(tensor.shape, default=0) > 1
+    ):
+        return False
+    values = np.asarray(tensor.values).reshape(-1)
+    return bool((values == values[0]).all())
 
 
 def _foldable(model: Model) -> list[gs.Node]:

@@ -11,7 +11,7 @@ from graphprune.model import load
 from graphprune.proof import Runner, compare, seeded_inputs
 from graphprune.state import State
 from passes.fold_constants import FoldConstants, fragment
-from tests.law import net
+from tests.law import assert_law, net
 
 
 def folded(proto: onnx.ModelProto, **options: float) -> State:
@@ -107,3 +107,30 @@ def test_fragment_computes_from_constants() -> None:
     expected = model.constants["a"].values + model.constants["c"].values
     assert np.array_equal(value, expected)
     assert compare({"k": value}, {"k": expected}, 0).holds
+
+
+def test_normalisations_that_share_a_scale_of_ones_are_pruned_apart() -> None:
+    body = """
+        t = Conv(x, a)
+        u = InstanceNormalization(t, ones, zeros)
+        v = Conv(u, b)
+        w = InstanceNormalization(v, ones, zeros)
+        y = Conv(w, c)
+    """
+    filled = {"ones": np.ones(6, np.float32), "zeros": np.zeros(6, np.float32)}
+    model = load(net(body, a=(6, 3, 1, 1), b=(6, 6, 1, 1), c=(2, 6, 1, 1), **filled))
+    state = FoldConstants()(State(model))
+    assert [g.weights[0].tensor for g in State(model).groups] == ["a"]
+    assert [[d.tensor for d in g.weights] for g in state.groups] == [
+        ["a", "ones", "zeros", "b"],
+        ["b", "ones:w:1", "zeros:w:2", "c"],
+    ]
+    assert_law(state.model)
+    assert FoldConstants()(state) is state
+
+
+def test_a_vector_of_different_numbers_stays_shared() -> None:
+    body = "t = Conv(x, a)\nu = Mul(t, s)\nv = Conv(u, b)\nw = Mul(v, s)\ny = Conv(w, c)"
+    model = load(net(body, a=(6, 3, 1, 1), s=(6, 1, 1), b=(6, 6, 1, 1), c=(2, 6, 1, 1)))
+    state = State(model)
+    assert FoldConstants()(state) is state
