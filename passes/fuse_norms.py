@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from typing import NamedTuple
 
@@ -53,13 +54,14 @@ class FuseNorms:
     in 1 / √(variance + ε). So two spellings are the same function if their polynomials are, whether the variance is the
     mean of squares about the mean or the mean square less the squared mean, and whether x is scaled before or after its
     mean is taken away. Where there is no operator, for want of a newer opset or because other axes than the last are
-    normalised over, what is centred is spelled in a way that lets channels go.
+    normalised over, what is centred is spelled in a way that lets channels go; so is a GroupNorm of one group (Wu & He
+    2018), which exporters write as an InstanceNormalization of all of an item.
     """
 
     def __call__(self, state: State) -> State:
         """A state with fewer nodes, or the same state."""
         model = state.model  # what it knows of tensors is asked of it, so that nothing is inferred twice
-        if next(_seeds(model, model.graph.nodes), None) is None:
+        if next(chain(_seeds(model, model.graph.nodes), _whole_items(model, model.graph.nodes)), None) is None:
             return state
         own = model.copy()
         place = {id(node): k for k, node in enumerate(own.graph.nodes)}
@@ -77,6 +79,12 @@ class FuseNorms:
                 name = found.y.inputs[0].name
                 found.y.inputs.clear()
                 instead[at] = [_norm(found, x, axes, name)] if region.operator else region.countable(found)
+        for x, found in _whole_items(model, own.graph.nodes):
+            region = _Region(model, x, tuple(range(1, len(model.shapes[x.name]))), place)
+            region.normalised = (region.shape[1], *(1 for _ in region.shape[2:]))  # only channels are counted
+            at = place[id(found.y.inputs[0])]
+            found.y.inputs.clear()
+            instead[at] = region.countable(found)
         nodes = (new for k, node in enumerate(own.graph.nodes) for new in instead.get(k, [node]))
         return replace(state, model=own.with_nodes(nodes)) if instead else state
 
@@ -90,9 +98,7 @@ def _norm(found: _Found, x: gs.Tensor, axes: Sequence[int], name: str) -> gs.Nod
 def _seeds(model: Model, nodes: Iterable[gs.Node]) -> Iterator[tuple[gs.Tensor, tuple[int, ...]]]:
     """What may be normalised, and over which axes: what is averaged over them, and what that is made of.
 
-    Args:
-        model: knows the tensors by name.
-        nodes: its own, or copies of them.
+    The nodes are the model's, or copies of them.
     """
     for node in nodes:
         if not is_standard(node) or node.op not in _MEANS | _TOTALS or not node.inputs:
@@ -107,6 +113,26 @@ def _seeds(model: Model, nodes: Iterable[gs.Node]) -> Iterator[tuple[gs.Tensor, 
         for x in reversed(before):
             if not isinstance(x, gs.Constant) and model.shapes.get(x.name) == model.shapes[averaged.name]:
                 yield x, axes
+
+
+def _whole_items(model: Model, nodes: Iterable[gs.Node]) -> Iterator[tuple[gs.Tensor, _Found]]:
+    """InstanceNormalizations of items with all their channels on one axis, and of what: between two Reshapes."""
+    for node in nodes:
+        if not is_standard(node) or node.op != "InstanceNormalization":
+            continue
+        (merged, scale, shift), made = node.inputs, node.outputs[0]
+        around = [*merged.inputs, *made.outputs]
+        if [n.op for n in around] != ["Reshape"] * 2 or around[1].inputs[0] is not made or model.hands_out(made):
+            continue
+        x, y = around[0].inputs[0], around[1].outputs[0]
+        shape = model.shapes.get(x.name, ())
+        if None in shape or len(shape) < 3 or model.shapes.get(y.name) != shape:
+            continue
+        whole = model.shapes.get(merged.name) == (shape[0], 1, prod(shape[1:]))  # type: ignore[arg-type]
+        alike = ((merged.name, 0) in model.varying) == ((x.name, 0) in model.varying)
+        constant = isinstance(scale, gs.Constant) and isinstance(shift, gs.Constant)
+        if whole and alike and constant and model.dtypes.get(x.name) == scale.dtype:
+            yield x, _Found(y, scale, shift, float(node.attrs.get("epsilon", 1e-5)), True)
 
 
 def _axes(node: gs.Node, model: Model) -> tuple[int, ...] | None:

@@ -190,11 +190,11 @@ def _rotary_ties(call: Call, tables: tuple[int, int]) -> Ties:
             yield tie(placed, 1, y, y.rank - 2)
         else:
             yield Pin(y.dim(-2), "counted from the place of the first")
-    half, turned = table.shape[-1], int(call.attrs.get("rotary_embedding_dim", 0))
+    half = table.shape[-1]
     heads = int(call.attrs.get("num_heads", 0)) or y.shape[-1] // (2 * half)
     if x.rank == 3:
         yield from _Heads(y, 2, heads).ties(y, 2)
-    elif turned in (0, y.shape[-1]) and 2 * half == y.shape[-1]:
+    elif 2 * half == y.shape[-1]:
         own = np.arange(2 * half)
         pair = own // 2 if call.attrs.get("interleaved", 0) else own % half
         first = 2 * np.arange(half) if call.attrs.get("interleaved", 0) else np.arange(half)

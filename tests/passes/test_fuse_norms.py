@@ -11,6 +11,7 @@ from graphprune.model import Model, load
 from graphprune.pipeline import parse, run
 from graphprune.proof import Runner, seeded_inputs
 from graphprune.state import State
+from passes.fuse_norms import FuseNorms
 from tests.law import assert_law, brief, halves, net
 
 MEAN = "m = ReduceMean<axes=[-1]>(x)\nc = Sub(x, m)\n"
@@ -215,3 +216,38 @@ def test_what_others_read_is_still_there() -> None:
     before = model(FIRST + SPELLINGS["torch.export"] + LAST, outputs="y n")
     after = run(State(before), parse("fuse_norms"))[0].model
     assert [n.op for n in after.graph.nodes] == ["MatMul", "LayerNormalization", "Mul", "Add", "MatMul"]
+
+
+GROUP = """
+    x = Conv(i, a)
+    m = Reshape(x, {item})
+    k = InstanceNormalization<epsilon=0.001>(m, one, none)
+    r = Reshape(k, back)
+    s = Mul(r, g)
+    t = Add(s, h)
+    y = Conv(t, b)
+"""
+GROUPED = {
+    "a": (6, 3, 1, 1), "g": (6, 1, 1), "h": (6, 1, 1), "b": (5, 6, 1, 1), "back": np.array([0, 6, 4, 4]),
+    "item": np.array([0, 1, -1]), "two": np.array([0, 2, -1]), "all": np.array([1, 1, -1]),
+}  # fmt: skip
+
+
+def grouped(item: str, count: int) -> Model:
+    ones, zeros = np.linspace(0.5, 1.5, count, dtype=np.float32), np.linspace(-0.5, 0.5, count, dtype=np.float32)
+    return model(GROUP.format(item=item), inputs="float[N,3,4,4] i", one=ones, none=zeros, **GROUPED)
+
+
+def test_channels_go_from_group_norms_of_one_group() -> None:
+    before = grouped("item", 1)
+    assert not analyse(before).groups
+    state, records = run(State(before), parse("fuse_norms"))
+    assert all(r.agreement is None or r.agreement.error < 2e-6 for r in records)
+    assert [brief(g) for g in analyse(state.model).groups] == ["6 a[0] r:there[0] g[0] h[0] b[1]"]
+    assert_law(state.model)
+
+
+@pytest.mark.parametrize(("item", "count"), [("two", 2), ("all", 1)], ids=["two groups", "over the batch"])
+def test_other_instance_norms_stay(item: str, count: int) -> None:
+    state = State(grouped(item, count))
+    assert FuseNorms()(state) is state
