@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from weakref import WeakKeyDictionary
 
 import networkx as nx
@@ -57,8 +58,9 @@ def branches(model: Model) -> tuple[Branch, ...]:
     """Every residual branch, in graph order; one that contains others comes after them.
 
     An addition of two computed tensors of one shape ends a branch where, seen from an input of the model, the one
-    operand dominates the other (every path to it leads through the one), only the sum reads the other, and what lies in
-    between leads nowhere else, but for outputs of the model that nothing else has a part in.
+    operand, before any casts, dominates the other (every path to it leads through the one), only the sum reads the
+    other, and what lies in between has weights and leads nowhere else, but for outputs of the model that nothing else
+    has a part in. Without weights it is no layer, like x³ in an activation function.
     """
     if model not in _known:
         _known[model] = _branches(model)
@@ -75,12 +77,12 @@ def _branches(model: Model) -> tuple[Branch, ...]:
         for stream, output in (node.inputs, node.inputs[::-1]):
             if len(output.outputs) != 1 or output.name in model.outputs or not _alike(model, stream, output, total):
                 continue
-            inner = flow.between(stream.name, output.name)
-            if not inner or not flow.dominates(stream.name, output.name):
+            start = next((name for name in _before_casts(stream) if flow.dominates(name, output.name)), None)
+            if start is None or not (inner := flow.between(start, output.name)):
                 continue
+            nodes = [model.graph.nodes[k] for k in inner if isinstance(k, int)]
             caches = flow.ends(inner, output.name, total.name)
-            if caches is not None:
-                nodes = [model.graph.nodes[k] for k in inner if isinstance(k, int)]
+            if caches is not None and any(map(_has_weights, nodes)):
                 within = tuple(branch.sum for branch in found if branch.sum in inner)
                 found.append(Branch(total.name, stream.name, output.name, _kind(nodes), len(nodes), caches, within))
                 break
@@ -247,6 +249,20 @@ def _adds(node: gs.Node) -> bool:
         and all(isinstance(t, gs.Variable) for t in node.inputs)
         and node.inputs[0] is not node.inputs[1]
     )
+
+
+def _before_casts(tensor: gs.Tensor) -> Iterator[str]:
+    """A tensor and those that it was in another precision, as where residuals are kept in float32; the latest first."""
+    yield tensor.name
+    while len(tensor.inputs) == 1 and is_standard(made := tensor.inputs[0]) and made.op in ("Cast", "Identity"):
+        tensor = made.inputs[0]
+        yield tensor.name
+
+
+def _has_weights(node: gs.Node) -> bool:
+    """Whether a node reads constants other than single numbers, shapes and indices, or may hold some in a body."""
+    constants = (t for t in node.inputs if isinstance(t, gs.Constant))
+    return opaque(node) or any(prod(t.shape) > 1 and t.dtype not in (np.int32, np.int64, np.bool_) for t in constants)
 
 
 def _kind(nodes: Sequence[gs.Node]) -> str:

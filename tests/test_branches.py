@@ -73,6 +73,13 @@ def assert_law_of_layers(model: Model, names: list[str], *, keep_caches: bool = 
         # A bias is no branch.
         ("f = Conv(x, c)\ny = Add(f, c)", []),
         ("f = Conv(x, c)\ns = Add(x, f)\ng = Conv(s, d)\ny = Add(g, s)", ["s", "y"]),
+        ("h = Conv(x, c)\nt = Cast<to=1>(h)\nf = Conv(h, d)\ny = Add(t, f)", ["y"]),
+        ("h = Conv(x, c)\nr = Cast<to=1>(h)\nt = Cast<to=1>(r)\nf = Conv(r, d)\ny = Add(t, f)", ["y"]),
+        # Gelu as tanh is spelled out: a term of a polynomial has no weights.
+        (
+            "e = Conv(x, c)\nt = Mul(e, e)\nf = Mul(t, e)\ns = Add(e, f)\nu = Tanh(s)\ng = Conv(u, d)\ny = Add(x, g)",
+            ["y"],
+        ),
         # A level of an additive U-Net holds the branch within it.
         ("i = Conv(x, c)\nr = Conv(i, d)\ns = Add(i, r)\nu = Relu(s)\ny = Add(x, u)", ["s", "y"]),
     ],
