@@ -240,7 +240,7 @@ def _gather_ties(call: Call) -> Ties:
     picked = _indices(call)
     if picked is not None and picked.ndim == 1 and len(np.unique(picked)) == len(picked):
         yield tie(y, at, x, at, np.arange(len(picked)), picked)
-    elif picked is None and y.rank >= at + indices.rank:
+    elif picked is None:
         for axis in range(indices.rank):
             yield tie(indices, axis, y, at + axis)
 

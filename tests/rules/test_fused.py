@@ -117,11 +117,12 @@ EMBEDDED = [
     ),
     fused(
         "EmbedLayerNormalization, its sum handed on",
-        "u, m, z = com.microsoft.EmbedLayerNormalization(x, p, word, place, part, s, o)\nw = Add(u, z)\n"
+        "u, m, z = com.microsoft.EmbedLayerNormalization(x, p, word, place, part, s, o, there)\nw = Add(u, z)\n"
         "y = MatMul(w, b)",
         "6 word[1] place[1] part[1] s[0] o[0] b[0]",
         inputs="int32[2,5] x",
         p=np.array([[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]], np.int32),
+        there=np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.int32),
         **_TABLES,
     ),
 ]

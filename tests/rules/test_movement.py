@@ -234,6 +234,14 @@ SLICE = [
         b=(4, 2, 1, 1),
     ),
     between(
+        "Slice of the channels by computed steps stays",
+        "n = Shape(x)\nh = Slice(n, z, o)\nu = Slice(t, z, e, o, h)",
+        pinned=True,
+        z=ints(0),
+        o=ints(1),
+        e=ints(99),
+    ),
+    between(
         "Slice of two halves that are multiplied",
         "p = Slice(t, s, m, k)\nq = Slice(t, m, e, k)\nu = Mul(p, q)",
         "3 a[0]*2 c[0]*2 b[1]",
