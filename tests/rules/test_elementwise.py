@@ -173,7 +173,27 @@ BINARY = [
         "Mod by a number per channel", "u = Mod<fmod=1>(t, k)", "6 a[0] c[0] k[0] b[1]", k=np.full((6, 1, 1), 0.7, F)
     ),
 ]
-CASES = [*UNARY, *BINARY]
+
+
+def averaged(name: str, body: str, *, silent: bool, **options: object) -> Case:
+    """A case whose body makes v, of which the mean over the channels is taken: they may go where v is silent."""
+    text = f"{body}\nu = ReduceMean<axes=[1]>(v)"
+    return between(name, text, "6 a[0] c[0]", pinned=not silent, b=(4, 1, 1, 1), **options)
+
+
+SILENT = [
+    averaged("Clip about 0", "v = Clip(t, low, high)", silent=True, low=np.array(-0.5, F), high=np.array(0.7, F)),
+    averaged("Clip above 0", "v = Clip(t, low)", silent=False, low=np.array(0.5, F)),
+    averaged("Clip below 0", "v = Clip(t, , high)", silent=False, high=np.array(-0.5, F)),
+    averaged("Clip about 0, opset 9", "v = Clip<min=-0.5, max=0.7>(t)", silent=True, opset=9),
+    averaged("Clip above 0, opset 9", "v = Clip<min=0.5, max=0.7>(t)", silent=False, opset=9),
+    averaged("Clip below 0, opset 9", "v = Clip<min=-0.7, max=-0.5>(t)", silent=False, opset=9),
+    averaged("Clip by a computed bound", "low = ReduceMin<keepdims=0>(x)\nv = Clip(t, low)", silent=False),
+    averaged("Pow", "w = Abs(t)\nv = Pow(w, e)", silent=True, e=np.array(1.5, F)),
+    averaged("Pow by 0", "w = Abs(t)\nv = Pow(w, e)", silent=False, e=np.zeros((1, 6, 1, 1), F)),
+    averaged("Pow by what is computed", "w = Abs(t)\ne = ReduceMax<keepdims=0>(w)\nv = Pow(w, e)", silent=False),
+]
+CASES = [*UNARY, *BINARY, *SILENT]
 # onnxruntime has no kernel for this: what its rule says is looked at, and nothing is run.
 NOT_RUN = [among("SwiGLU", "g = MatMul(x, d)\nu = SwiGLU(t, g)", opset=28, d=(3, 6))]
 

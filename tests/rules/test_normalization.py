@@ -19,6 +19,36 @@ def _over(op: str, axis: int, opset: int, pinned: bool) -> Case:
 
 CASES = [
     between(
+        "BatchNormalization, averaged",
+        "n = BatchNormalization(t, s, o, m, v)\nu = ReduceMean<axes=[1]>(n)",
+        "6 a[0] c[0] s[0] o[0] m[0] v[0]",
+        b=(4, 1, 1, 1),
+        **BATCHNORM,
+    ),
+    between(
+        "BatchNormalization with an offset that is not silent, averaged",
+        "f = Exp(o)\nn = BatchNormalization(t, s, f, m, v)\nu = ReduceMean<axes=[1]>(n)",
+        pinned=True,
+        b=(4, 1, 1, 1),
+        **BATCHNORM,
+    ),
+    between(
+        "InstanceNormalization with a scale that is not silent, averaged",
+        "f = Exp(s)\nn = InstanceNormalization(t, f, o)\nu = ReduceMean<axes=[1]>(n)",
+        "6 a[0] c[0] s[0] o[0]",
+        b=(4, 1, 1, 1),
+        s=(6,),
+        o=(6,),
+    ),
+    between(
+        "InstanceNormalization with an offset that is not silent, averaged",
+        "f = Exp(o)\nn = InstanceNormalization(t, s, f)\nu = ReduceMean<axes=[1]>(n)",
+        pinned=True,
+        b=(4, 1, 1, 1),
+        s=(6,),
+        o=(6,),
+    ),
+    between(
         "BatchNormalization",
         "u = BatchNormalization(t, s, o, m, v)",
         "6 a[0] c[0] s[0] o[0] m[0] v[0] b[1]",
