@@ -35,8 +35,10 @@ class Aim:
     text: Callable[[float], str]
 
 
-def reach(aims: Sequence[Aim], make: Callable[[Mapping[str, float]], T], model: Callable[[T], Model]) -> T:
-    """The result that meets all aims, the closest below them that was found.
+def reach(
+    aims: Sequence[Aim], make: Callable[[Mapping[str, float]], T], model: Callable[[T], Model]
+) -> tuple[T, dict[str, float]]:
+    """The result that meets all aims, the closest below them that was found, and what it keeps by the name of each.
 
     Args:
         aims: what is wanted.
@@ -48,7 +50,7 @@ def reach(aims: Sequence[Aim], make: Callable[[Mapping[str, float]], T], model: 
     """
     asked = {aim.name: aim.share for aim in aims}
     tried = {aim.name: [(0.0, 0.0), (1.0, 1.0)] for aim in aims}  # measured, and what was asked for
-    best: tuple[float, T] | None = None
+    best: tuple[float, T, dict[str, float]] | None = None
     nearest: dict[str, float] = {}
     for _ in range(ROUNDS):
         try:
@@ -63,7 +65,7 @@ def reach(aims: Sequence[Aim], make: Callable[[Mapping[str, float]], T], model: 
         if not nearest or use < max(nearest[aim.name] / aim.share for aim in aims):
             nearest = found
         if use <= 1 + ABOVE:
-            best = max(best or (0.0, made), (use, made), key=lambda pair: pair[0])
+            best = max(best or (0.0, made, found), (use, made, found), key=lambda one: one[0])
             if use >= 1 - NEAR:
                 break
         for aim in aims:
@@ -72,7 +74,7 @@ def reach(aims: Sequence[Aim], make: Callable[[Mapping[str, float]], T], model: 
         asked = {a.name: float(np.interp((1 - ABOVE) * a.share, *np.array(sorted(tried[a.name])).T)) for a in aims}
     if best is None:
         raise _missed(aims, nearest, f"not met in {ROUNDS} rounds of pruning and measuring")
-    return best[1]
+    return best[1:]
 
 
 def _missed(aims: Sequence[Aim], nearest: Mapping[str, float], why: str) -> TargetNotReachedError:

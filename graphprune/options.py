@@ -200,7 +200,13 @@ class PruneOptions(CutOptions, total=False):
     ]
     target_latency: Annotated[
         float | None,
-        Option(None, "Share of the latency to keep at most, e.g. 60%; measured on one thread.", "SHARE", read=share),
+        Option(
+            None,
+            "Share of the latency to keep at most, e.g. 60%, of the original in onnxruntime or, by `compile`, compiled"
+            " likewise; measured on one thread.",
+            "SHARE",
+            read=share,
+        ),
     ]
     target_latency_ms: Annotated[float | None, Option(None, "The same in milliseconds.", "MS", read=milliseconds)]
     latency_by: Annotated[

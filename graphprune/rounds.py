@@ -67,7 +67,10 @@ def met(
         return run_from(as_steps(options, model, {**fixed, **{name: min(s, 1.0) for name, s in shares.items()}}))
 
     def reached(make: Callable[[Mapping[str, float]], Made]) -> Made:
-        return reach(aims, make, lambda made: made[1].model)
+        (steps, state, records), found = reach(aims, make, lambda made: made[1].model)
+        told = [f"{a.name}: {a.text(found[a.name])}, and at most {a.text(a.share)} were asked for" for a in aims]
+        notes = (*state.data.get("notes", ()), *told)
+        return steps, replace(state, data={**state.data, "notes": notes}), records
 
     if not aims:
         return make({})

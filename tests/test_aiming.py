@@ -24,8 +24,9 @@ def asked(shares: Mapping[str, float]) -> float:
 @pytest.mark.parametrize("power", [0.6, 1.0, 1.8])
 @pytest.mark.parametrize("share", [0.7, 0.5])
 def test_met_from_below_and_closely(share: float, power: float) -> None:
-    made = reach([aim(share, power)], asked, lambda made: made)  # type: ignore[arg-type,return-value]
+    made, found = reach([aim(share, power)], asked, lambda made: made)  # type: ignore[arg-type,return-value]
     assert 0.94 * share <= made**power <= 1.01 * share
+    assert found == {"latency": made**power}
 
 
 def test_the_nearest_is_told() -> None:

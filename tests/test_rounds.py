@@ -74,6 +74,8 @@ def test_zeros_can_be_forbidden() -> None:
 def test_the_means_can_be_chosen(by: str) -> None:
     result = met(1.0, target_latency=0.6, latency_by=by)
     assert clock(1.0).compare(result.original, result.model)[1] <= 0.61
+    (note,) = [note for note in result.report.notes if note.startswith("latency: ")]
+    assert note.endswith("were asked for")
     assert (result.report.kept.channels < 1) == (by != "zeros")
     assert (result.report.sparsity > 0) == (by != "channels")
 
