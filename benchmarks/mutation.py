@@ -33,7 +33,13 @@ NOTICED = 1  # exit statuses above this say which net noticed, 1 that something 
 SHOWN = 100  # characters of a line that survives, around what is changed
 
 # What holds a file to account: the tiny nets of its own and of others, opened and as they are, then more.
-NETS = {"axiswise": ["routing"], "fused": ["routing"], "spelled": ["normalization"]}
+NETS = {
+    "axiswise": ["routing"],
+    "fused": ["routing"],
+    "indexing": ["routing"],
+    "movement": ["routing"],
+    "spelled": ["normalization"],
+}
 EVERYTHING = ["tests/rules", "tests/test_coupling.py"]
 LAYERS = ["tests/test_calibration.py", "tests/passes/test_reconstruct.py"]
 ALSO = {

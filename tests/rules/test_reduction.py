@@ -120,7 +120,25 @@ REDUCTIONS = [
         for op in ("ArgMax", "ArgMin")
     ),
 ]
-CASES = [*POOLS, *RESIZE, *REDUCTIONS]
+SILENT = [
+    between(
+        f"{op}, averaged",
+        f"v = {op}<axes=[3]>(t)\nu = ReduceMean<axes=[1]>(v)",
+        *(["6 a[0] c[0]"] if silent else []),
+        pinned=not silent,
+        b=(4, 1, 1, 1),
+    )
+    for op, silent in {"ReduceL2": True, "ReduceMax": True, "ReduceLogSumExp": False}.items()
+]
+SILENT.append(
+    between(
+        "ReduceLogSum, averaged",
+        "w = Abs(t)\nv = ReduceLogSum<axes=[3]>(w)\nu = ReduceMean<axes=[1]>(v)",
+        pinned=True,
+        b=(4, 1, 1, 1),
+    )
+)
+CASES = [*POOLS, *RESIZE, *REDUCTIONS, *SILENT]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
