@@ -10,6 +10,16 @@ from graphprune.model import load
 from tests.law import Case, case, check, net
 
 CASES = [
+    case(
+        "of two images, and transposed",
+        "t = Conv(x, a)\nu = ConvTranspose(t, d)\ny = Conv(u, b)",
+        "6 a[0] d[0]",
+        "5 d[1] b[1]",
+        inputs="float[2,3,8,8] x",
+        a=(6, 3, 3, 3),
+        d=(6, 5, 3, 3),
+        b=(4, 5, 3, 3),
+    ),
     case("plain", "t = Conv(x, a, c)\ny = Conv(t, b)", "6 a[0] c[0] b[1]", a=(6, 3, 3, 3), c=(6,), b=(4, 6, 3, 3)),
     case(
         "no bias, strides, dilations, pads",

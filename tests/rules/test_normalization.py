@@ -19,6 +19,14 @@ def _over(op: str, axis: int, opset: int, pinned: bool) -> Case:
 
 CASES = [
     between(
+        "InstanceNormalization of two images",
+        "u = InstanceNormalization(t, s, o)",
+        "6 a[0] c[0] s[0] o[0] b[1]",
+        inputs="float[2,3,8,8] x",
+        s=(6,),
+        o=(6,),
+    ),
+    between(
         "BatchNormalization, averaged",
         "n = BatchNormalization(t, s, o, m, v)\nu = ReduceMean<axes=[1]>(n)",
         "6 a[0] c[0] s[0] o[0] m[0] v[0]",

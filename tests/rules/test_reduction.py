@@ -138,7 +138,11 @@ SILENT.append(
         b=(4, 1, 1, 1),
     )
 )
-CASES = [*POOLS, *RESIZE, *REDUCTIONS, *SILENT]
+OTHERS = [
+    between("MaxPool of two images", "u = MaxPool<kernel_shape=[2,2]>(t)", inputs="float[2,3,8,8] x"),
+    between("ArgMax over images", "r = ArgMax(t)\nf = Cast<to=1>(r)\nu = Add(t, f)", inputs="float[2,3,8,8] x"),
+]
+CASES = [*POOLS, *RESIZE, *REDUCTIONS, *SILENT, *OTHERS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
