@@ -43,6 +43,11 @@ SHAPES = {
 ALL = ("8 a[1] g[0] up[1]", "4 g[1] up[0] down[0]", "6 up[2] down[1]", "8 down[2] b[0]")
 SPREAD = "s1 = Transpose(s)\ns2 = Unsqueeze(s1, two)\nw = Mul(s2, e)\nu = ReduceSum<keepdims=0>(w, zero)"
 
+COUNTED = (
+    "v0, i = TopK(r, two)\nc = OneHot(i, depth, values)\nm0 = ReduceSum<keepdims=0>(c, two)\nv = Mul(v0, m0)\n"
+    + BATCHED.format(gathered="wu = Gather(up, f)\nwd = Gather(down, f)")
+)
+
 CASES = [
     mixture(
         "Softmax among all experts",
@@ -88,6 +93,37 @@ CASES = [
         one=ints(1),
         zero=ints(0),
         two=ints(2),
+        **EXPERTS,
+    ),
+    mixture(
+        "TopK, shares spread by OneHot along the first axis but one",
+        "s0 = Softmax(r)\nv, i = TopK(s0, two)\nc = OneHot<axis=1>(i, depth, values)\nv1 = Unsqueeze(v, one)\n"
+        f"d = Mul(c, v1)\ns = ReduceSum<keepdims=0>(d, two)\n{FEED_FORWARD}\n{SPREAD}",
+        *ALL,
+        depth=ints(4),
+        values=np.array([0, 1], np.float32),
+        one=ints(1),
+        zero=ints(0),
+        two=ints(2),
+        **EXPERTS,
+    ),
+    mixture(
+        "TopK, and the ones of OneHot are added up",
+        COUNTED,
+        *ALL,
+        depth=ints(4),
+        values=np.array([0, 1], np.float32),
+        **SHAPES,
+        **EXPERTS,
+    ),
+    mixture(
+        "TopK, and what OneHot has elsewhere is added up",
+        COUNTED,
+        "8 a[1] g[0] up[1]",
+        *ALL[2:],
+        depth=ints(4),
+        values=np.array([1, 0], np.float32),
+        **SHAPES,
         **EXPERTS,
     ),
     mixture(
