@@ -15,6 +15,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,10 +157,11 @@ def _some(items: Any, count: int) -> Any:
     """``count`` of the items, from all over them; all for 0."""
     if not count:
         return items
-    if isinstance(items, np.ndarray):
-        return items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
-    at = np.linspace(0, len(items[0]) - 1, min(count, len(items[0]))).astype(int)  # a named tuple of columns
-    return type(items)(*(v[at] if isinstance(v, np.ndarray) else [v[k] for k in at] for v in items))
+    columns = [items] if isinstance(items, np.ndarray) else [*vars(items).values()] if is_dataclass(items) else items
+    length = len(columns[0])
+    at = np.linspace(0, length - 1, min(count, length)).astype(int)
+    some = [column[at] if isinstance(column, np.ndarray) else [column[k] for k in at] for column in columns]
+    return some[0] if isinstance(items, np.ndarray) else type(items)(*some)
 
 
 def draw(kept: dict[str, Any]) -> None:

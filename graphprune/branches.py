@@ -57,10 +57,10 @@ _known: WeakKeyDictionary[Model, tuple[Branch, ...]] = WeakKeyDictionary()  # lo
 def branches(model: Model) -> tuple[Branch, ...]:
     """Every residual branch, in graph order; one that contains others comes after them.
 
-    An addition of two computed tensors of one shape ends a branch where, seen from an input of the model, the one
-    operand, before any casts, dominates the other (every path to it leads through the one), only the sum reads the
-    other, and what lies in between has weights and leads nowhere else, but for outputs of the model that nothing else
-    has a part in. Without weights it is no layer, like x³ in an activation function.
+    An addition of two computed tensors of one shape ends a branch where, seen from an input of the model or from the
+    embedding of one, the one operand, before any casts, dominates the other (every path to it leads through the one),
+    only the sum reads the other, and what lies in between has weights and leads nowhere else, but for outputs of the
+    model that nothing else has a part in. Without weights it is no layer, like x³ in an activation function.
     """
     if model not in _known:
         _known[model] = _branches(model)
@@ -187,7 +187,7 @@ class _Flow:
 
     def __init__(self, model: Model) -> None:
         self._graph = nx.DiGraph()
-        self._inputs = list(model.inputs)
+        self._sources = [*model.inputs, *(n.outputs[0].name for n in model.graph.nodes if _looks_up(n))]
         self._outputs = set(model.outputs)
         self._trees: dict[str, dict[object, object]] = {}
         for k, node in enumerate(model.graph.nodes):
@@ -203,8 +203,8 @@ class _Flow:
         return (nx.descendants(self._graph, start) & nx.ancestors(self._graph, end)) - {start, end}
 
     def dominates(self, first: str, second: str) -> bool:
-        """Whether, from some input of the model, every path to ``second`` leads through ``first``."""
-        for source in self._inputs:
+        """Whether, from some input of the model or some lookup, every path to ``second`` leads through ``first``."""
+        for source in self._sources:
             if source not in self._graph:
                 continue
             if source not in self._trees:
@@ -249,6 +249,11 @@ def _adds(node: gs.Node) -> bool:
         and all(isinstance(t, gs.Variable) for t in node.inputs)
         and node.inputs[0] is not node.inputs[1]
     )
+
+
+def _looks_up(node: gs.Node) -> bool:
+    """Whether a node looks embeddings up: a mask made of the same tokens goes another way."""
+    return is_standard(node) and node.op == "Gather" and isinstance(node.inputs[0], gs.Constant) and _has_weights(node)
 
 
 def _before_casts(tensor: gs.Tensor) -> Iterator[str]:

@@ -95,6 +95,20 @@ def test_what_is_a_branch(body: str, sums: list[str]) -> None:
         assert_law_of_layers(model, sums)
 
 
+def test_a_mask_made_of_the_tokens_does_not_hide_a_branch() -> None:
+    body = """
+        h = Gather(table, ids)
+        m = Cast<to=1>(ids)
+        u = Unsqueeze(m, last)
+        k = Mul(h, u)
+        f = MatMul(k, w)
+        y = Add(h, f)
+    """
+    model = load(net(body, inputs="int64[1,4] ids", table=(9, 8), w=(8, 8), last=np.array([2])))
+    assert [(b.sum, b.stream) for b in branches(model)] == [("y", "h")]
+    assert_law_of_layers(model, ["y"])
+
+
 def test_a_branch_knows_those_within_it() -> None:
     model = convolution("i = Conv(x, c)\nr = Conv(i, d)\ns = Add(i, r)\nu = Relu(s)\ny = Add(x, u)")
     assert [b.inner for b in branches(model)] == [(), ("s",)]
