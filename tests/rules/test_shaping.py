@@ -292,6 +292,12 @@ FILLED = [
         k=ints(-1),
     ),
     among(
+        "ConstantOfShape of zeros that are written down is silent",
+        "z = ConstantOfShape<value=float[1]{0}>(s)\nv = Add(t, z)\nq = ReduceSum<keepdims=1>(v, k)\nu = Sub(v, q)",
+        s=ints(6),
+        k=ints(-1),
+    ),
+    among(
         "ConstantOfShape of ones is not silent",
         "z = ConstantOfShape<value=float[1]{1}>(s)\nv = Add(t, z)\nq = ReduceSum<keepdims=1>(v, k)\nu = Sub(v, q)",
         s=ints(6),
