@@ -293,7 +293,7 @@ FILLED = [
     ),
     among(
         "ConstantOfShape of zeros that are written down is silent",
-        "z = ConstantOfShape<value=float[1]{0}>(s)\nv = Add(t, z)\nq = ReduceSum<keepdims=1>(v, k)\nu = Sub(v, q)",
+        "z = ConstantOfShape<value=float[1]{0}>(s)\nv = Add(t, z)\nq = ReduceSum<keepdims=1>(v, k)\nu = Add(v, q)",
         s=ints(6),
         k=ints(-1),
     ),
