@@ -34,7 +34,7 @@ class Fisher:
     seed: int = 0
 
     def __call__(self, state: State) -> State:
-        """Set ``scores``; raises ``UsageError`` where onnxruntime cannot compute the gradients."""
+        """Set ``scores``; raises ``UsageError`` where there are no gradients, or none that onnxruntime can compute."""
         calibration = calibrated(state, "fisher")
         model = batched(state.model)
         reads = {}
@@ -43,6 +43,8 @@ class Fisher:
             reads[group.name] = [dim for dim in group.labels if dim.tensor in sources]
         wanted = sorted({dim.tensor for dims in reads.values() for dim in dims})
         graph, gradients = with_gradients(model, directions(model, self.seed, calibration.logits), wanted)
+        if not gradients:
+            raise UsageError(f"no gradient of {state.model.name} reaches a layer that reads a group", "use obs")
         moved = {g.name: np.zeros(g.size) for g in state.groups if any(d.tensor in gradients for d in reads[g.name])}
         try:
             for inputs in calibration.shown():

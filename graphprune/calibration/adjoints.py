@@ -56,6 +56,12 @@ def _same(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
     yield 0, dy
 
 
+def _cast(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
+    """Where nothing is cast, as exporters do ahead of a norm; other types have no gradient on the tape."""
+    if call.inputs[0] is not None and call.inputs[0].dtype == call.y.dtype == np.float32:
+        yield 0, dy
+
+
 def _reshape(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
     yield 0, tape("Reshape", dy, tape("Shape", node.inputs[0]))
 
@@ -329,6 +335,7 @@ ADJOINTS: Mapping[str, Adjoint] = {
     "Add": _add,
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,
+    "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,

@@ -23,6 +23,7 @@ BODIES = {
         "y = BatchNormalization(x, a, b, c, d)",
         {"a": (2,), "b": (2,), "c": (2,), "d": np.array([0.5, 2], np.float32)},
     ),
+    "Cast": ("y = Cast<to=1>(x)", {}),
     "Clip": ("y = Clip(x, lo, hi)", {"lo": np.array(-0.5, np.float32), "hi": np.array(0.7, np.float32)}),
     "Concat": ("t = Tanh(x)\ny = Concat<axis=1>(x, t, x)", {}),
     "Conv": ("y = Conv<pads=[1,2,1,0]>(x, a)", {"a": (4, 2, 3, 3)}),
@@ -110,6 +111,11 @@ def test_what_is_put_behind_a_past_has_its_gradient_with_a_shorter_past() -> Non
     for past in (0, 4):
         found = Runner(graph)({"p": np.ones((1, 2, past, 3), np.float32), "x": x})[gradients["x"]]
         assert found == pytest.approx(2 * y * (1 - y**2), abs=1e-5)
+
+
+def test_no_gradient_passes_a_change_of_type() -> None:
+    model = load(net("t = Cast<to=11>(x)\ny = Cast<to=1>(t)", inputs="float[3,2,6,7] x"))
+    assert with_gradients(model, {"y": lambda tape, y: y}, ["x"])[1] == {}
 
 
 def test_no_gradient_passes_an_unknown_operator():
