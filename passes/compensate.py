@@ -43,15 +43,21 @@ class Compensate:
         calibration, going = calibrated(state, "compensate"), state.data.get("cut", {})
         if not going:
             return state
-        model, changed = state.model.copy(), False
+        model, changed, unknown = state.model.copy(), False, 0
         after = _products(model, {})
         for name, (queries, keys, softmax) in _products(state.data["uncut"], going).items():
             gone = going.get(queries.dim)
-            if gone is None or name not in after or not {queries.weight, keys.weight} <= calibration.moments.keys():
+            if gone is None or name not in after:
+                continue
+            if not {queries.weight, keys.weight} <= calibration.moments.keys():
+                unknown += 1
                 continue
             powers = queries.power(calibration, False), keys.power(calibration, softmax)
             after[name][0].mix(model, [self._mixed(q, k, gone) for q, k in zip(*powers, strict=True)])
             changed = True
+        if unknown:
+            note = f"{unknown} products of queries and keys stay as they are: moments of their inputs were not measured"
+            state = replace(state, data={**state.data, "notes": (*state.data.get("notes", ()), note)})
         return replace(state, model=replace(model)) if changed else state
 
     def _mixed(self, queries: np.ndarray, keys: np.ndarray, gone: np.ndarray) -> np.ndarray:
