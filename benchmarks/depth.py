@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import onnx
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -82,9 +83,16 @@ class Measured:
     @cached_property
     def prepared(self) -> Model:
         """The model with its arithmetic of shapes folded, read when it is first needed."""
-        sizes = {"sequence": self._length} if self._length else {}
+        sizes = {self._tokens: self._length} if self._length else {}
         state, _ = run(State(load(self._model.path, dim_params=sizes)), parse(BEFORE))
         return state.model
+
+    @property
+    def _tokens(self) -> str:
+        """What the file calls the length of its texts: every exporter has its own names."""
+        inputs = onnx.load(self._model.path, load_external_data=False).graph.input
+        dims = next(i.type.tensor_type.shape.dim for i in inputs if len(i.type.tensor_type.shape.dim) == 2)
+        return dims[1].dim_param
 
     def dense(self) -> str:
         """The score of the model as it is."""
