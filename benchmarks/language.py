@@ -32,7 +32,7 @@ from models.zoo import onnxruntime_run
 BUILD = Path(__file__).parents[1] / "build"
 KEPT = BUILD / "language.json"
 NEURONS, HEADS = "gelu|silu|act_fn", "softmax"  # axes that the neurons and the heads of these exports pass through
-TEXT = 128  # tokens of the sequences that SmolLM2 writes
+TEXT = 256  # tokens of the sequences that SmolLM2 writes, as many as a window of its task has
 SCORES = {
     "fisher": ("fisher", "allocate", "reconstruct"),
     "obs": ("obs", "allocate", "reconstruct"),
@@ -85,7 +85,7 @@ CASES = {
         Case("smollm2"),
         *(Case("smollm2_past", score, ((NEURONS, 0.25),)) for score in SCORES),
         *(Case("smollm2_past", score, ((NEURONS, 0.5),)) for score in SCORES),
-        Case("smollm2", "wanda", ((NEURONS, 0.25),)),
+        *(Case("smollm2", score, ((NEURONS, 0.25),)) for score in ("wanda", "magnitude")),
     ]
 }
 
