@@ -252,13 +252,15 @@ class Curves:
 
     def time(self, levels: Mapping[str, float]) -> float:
         """Milliseconds of the whole model, as predicted from those of its layers."""
-        curves = ((self.layers[name], level) for name, level in levels.items())
-        return self.rest + sum(float(np.interp(level, c.levels, c.milliseconds)) for c, level in curves)
+        return self.rest + self._total(levels, lambda curve: curve.milliseconds)
 
     def error(self, levels: Mapping[str, float]) -> float:
         """Of the outputs, as predicted from those of the layers."""
+        return self._total(levels, lambda curve: curve.errors)
+
+    def _total(self, levels: Mapping[str, float], along: Callable[[Curve], np.ndarray]) -> float:
         curves = ((self.layers[name], level) for name, level in levels.items())
-        return sum(float(np.interp(level, c.levels, c.errors)) for c, level in curves)
+        return sum(float(np.interp(level, curve.levels, along(curve))) for curve, level in curves)
 
     def _at(self, price: float) -> dict[str, float]:
         return {n: float(c.levels[np.argmin(c.errors + price * c.milliseconds)]) for n, c in self.layers.items()}
