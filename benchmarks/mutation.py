@@ -1,11 +1,11 @@
 """How many wrong rules the tests notice: every rule is made wrong in many small ways, and its tiny nets run each time.
 
-    python -m benchmarks.mutation [--module convolution ...] [--sample 200]
+    python -m benchmarks.mutation [--module convolution ...] [--sample 200] [--record FILE]
 
 A mutant changes one place of one file of ``graphprune/rules``: a comparison, an operation, a constant, a condition, a
-statement left out (DeMillo, Lipton & Sayward 1978). It is killed if a test fails or takes too long. Survivors are
-printed, as they were and as they are. Every mutant lives in a process of its own, forked from one that has the tests
-loaded; nothing is written.
+statement left out (DeMillo, Lipton & Sayward 1978). It is killed if a test fails or takes too long; asked are the tests
+that run the function that is changed. Survivors are printed, as they were and as they are. Every mutant lives in a
+process of its own, forked from one that has the tests loaded; nothing is written but the record.
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ import contextlib
 import gc
 import importlib.abc
 import importlib.util
+import json
 import os
 import pickle
 import random
 import resource
 import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "graphprune" / "rules"
 SECONDS = 120  # of processor time for the tests of one mutant
+NO_TESTS = 5  # what pytest says where none is left
 NOTICED = 1  # exit statuses above this say which net noticed, 1 that something else did
 SHOWN = 100  # characters of a line that survives, around what is changed
 
@@ -41,13 +46,14 @@ NETS = {
     "spelled": ["normalization"],
 }
 EVERYTHING = ["tests/rules", "tests/test_coupling.py"]
-LAYERS = ["tests/test_calibration.py", "tests/passes/test_reconstruct.py"]
+LAYERS = ["tests/rules/test_layer.py"]
 ALSO = {
     "__init__": EVERYTHING,
     "base": EVERYTHING,
     "convolution": LAYERS,
-    "layer": [*EVERYTHING, *LAYERS],
+    "layer": LAYERS,
     "linear": LAYERS,
+    "normalization": ["tests/rules/test_spelled.py"],
 }
 OPENED = "tests/rules/test_opened.py::test_rules_say_what_they_said_and_the_law_holds_of_every_axis[{}]"
 
@@ -124,6 +130,8 @@ def _not_computed(node: ast.AST) -> Iterator[ast.AST]:
         if part is not None:
             yield part
     yield from getattr(node, "decorator_list", ())
+    if isinstance(node, ast.keyword) and node.arg == "strict":  # what is asserted of a ``zip``
+        yield node
     exports = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     if exports or isinstance(node, _SILENT):
         yield node
@@ -155,17 +163,115 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 Net = tuple[str, int]
 """A domain, and which of its tiny nets."""
 
+Functions = dict[int, str]
+"""For every line of a file, the function or method that it is part of, if any."""
 
-def survives(path: Path, source: str, tests: list[str], nets: list[Net]) -> bool:
+
+def _functions_of(tree: ast.Module | ast.ClassDef) -> Functions:
+    found: Functions = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            found |= {line: f"{node.name}.{name}" for line, name in _functions_of(node).items()}
+        elif isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            found |= dict.fromkeys(range(first, (node.end_lineno or first) + 1), node.name)
+    return found
+
+
+class Watch:
+    """Which functions of a file are called meanwhile, by name, and for how long it is watched."""
+
+    def __init__(self, path: Path, functions: Functions) -> None:
+        self.path, self.functions, self.called, self.seconds = str(path), functions, set[str](), 0.0
+
+    def __enter__(self) -> Watch:
+        self._start = time.process_time()
+        threading.setprofile(self._seen)
+        sys.setprofile(self._seen)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+        self.seconds = time.process_time() - self._start
+
+    def _seen(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename == self.path:
+            self.called.add(self.functions.get(frame.f_code.co_firstlineno, ""))
+
+
+class Judges:
+    """Tiny nets and tests that hold a file to account, and which of its functions each of them calls."""
+
+    def __init__(self, path: Path, tests: list[str], nets: list[Net]) -> None:
+        self.path, self.tests, self.nets = path, tests, nets
+        self.functions = _functions_of(ast.parse(path.read_text()))
+        self.called: dict[str | Net, set[str]] = {}
+        self.seconds: Counter[str] = Counter()
+
+    def watch(self) -> bool:
+        """Ask all, of the file as it is, in another process; whether they pass."""
+        out, into = os.pipe()
+        if child := os.fork():
+            os.close(into)
+            with os.fdopen(out, "rb") as pipe:
+                self.called, self.seconds, passed = pickle.load(pipe)
+            os.waitpid(child, 0)
+            return bool(passed)
+        passed = True
+        for net in self.nets:
+            with Watch(self.path, self.functions) as seen:
+                passed = passed and _as_written(net)
+            self.called[net] = seen.called
+        passed = passed and _run(self.tests, plugin=self) == 0
+        with os.fdopen(into, "wb") as pipe:
+            pickle.dump((self.called, self.seconds, passed), pipe)
+        os._exit(0)
+
+    def pytest_runtest_protocol(self, item: Any, nextitem: Any) -> bool:
+        """Watch a test."""
+        from _pytest.runner import runtestprotocol
+
+        with Watch(self.path, self.functions) as seen:
+            reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+        self.called[item.nodeid] = seen.called
+        self.seconds[str(item.path)] += seen.seconds
+        return True
+
+    def of(self, line: int) -> tuple[list[Net], Chosen]:
+        """The nets and the tests that call the function a line is part of; all, for a line of no function."""
+        function = self.functions.get(line)
+        named = {judge for judge, called in self.called.items() if function is None or function in called}
+        return [net for net in self.nets if net in named], Chosen(named, self.seconds)
+
+
+class Chosen:
+    """Some tests, those of quick files first."""
+
+    def __init__(self, named: set[str | Net], seconds: Counter[str]) -> None:
+        self.named, self.seconds = named, seconds
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Leave out the others."""
+        kept = [item for item in items if item.nodeid in self.named]
+        items[:] = sorted(kept, key=lambda item: self.seconds[str(item.path)])
+
+
+def survives(judges: Judges, line: int, source: str) -> bool:
     """Whether the tests pass with ``source`` in place of a file of the package; in a process of its own.
 
     What the rules say of the tiny nets is looked at first, as that takes less than to start the tests. A net that
     notices is put first: it is likely to notice the next mutant, which is near.
     """
+    path = judges.path
+    nets, chosen = judges.of(line)
     if child := os.fork():
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if code > NOTICED:
-            nets.insert(0, nets.pop(code - NOTICED - 1))
+            judges.nets.remove(net := nets[code - NOTICED - 1])
+            judges.nets.insert(0, net)
         return code == 0
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))  # ends a mutant that loops
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -181,7 +287,7 @@ def survives(path: Path, source: str, tests: list[str], nets: list[Net]) -> bool
                 os._exit(min(NOTICED + 1 + place, 255))
     except BaseException:  # a table that is wrong as a whole, or a test that fails
         os._exit(1)
-    os._exit(int(_run(tests) != 0))
+    os._exit(int(_run(judges.tests, plugin=chosen) not in (0, NO_TESTS)))
 
 
 def _as_written(net: Net) -> bool:
@@ -202,11 +308,13 @@ def _nets(domains: Sequence[str]) -> list[Net]:
     return [(domain, number) for domain, nets in modules.items() for number in range(len(opened.expected(nets)))]
 
 
-def _run(tests: list[str], *options: str) -> int:
+def _run(tests: list[str], *options: str, plugin: object = None) -> int:
     import pytest
 
+    plugins = [] if plugin is None else [plugin]
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *options, *tests]))
+        quiet = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        return int(pytest.main([*quiet, *options, *tests], plugins=plugins))
 
 
 def _change(module: ModuleType, source: str, path: Path) -> None:
@@ -239,11 +347,11 @@ def _functions(old: object, new: object, module: str) -> Iterator[tuple[Function
             yield from _functions(value, vars(new).get(name), module)
 
 
-def judges(module: str) -> tuple[list[str], list[str]]:
+def judges_of(module: str) -> tuple[list[str], list[str]]:
     """The domains whose opened nets are looked at first, and the tests after them."""
     written = sorted(file.stem for file in (ROOT / "tests/golden/rules").glob("*.txt"))
     if module in _IMPORTED_BY_ALL:
-        return written, ALSO[module]
+        return written if ALSO[module] is EVERYTHING else [], ALSO[module]
     domains = [name for name in (module, *NETS.get(module, ())) if name in written]
     nets = [f"tests/rules/test_{name}.py" for name in dict.fromkeys([module, *domains])]
     tests = [*map(OPENED.format, domains), *(file for file in nets if Path(file).exists()), *ALSO.get(module, [])]
@@ -256,6 +364,7 @@ def main() -> None:
     names = sorted(path.stem for path in RULES.glob("*.py"))
     parser.add_argument("--module", nargs="*", default=names, choices=names, help="files of graphprune/rules")
     parser.add_argument("--sample", type=int, default=0, help="this many mutants of each file, drawn at random")
+    parser.add_argument("--record", type=Path, help="a file that grows; what it says is killed is not tried again")
     options = parser.parse_args()
 
     os.chdir(ROOT)
@@ -263,11 +372,14 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     for package in ("hypothesis", "networkx", "onnx.reference", "onnx_graphsurgeon", "onnxruntime", "pytest"):
         importlib.import_module(package)
+    record = options.record
+    lines = record.read_text().splitlines() if record and record.exists() else []
+    dead = {tuple(mutant) for survived, *mutant in map(json.loads, lines) if not survived}
 
     total = killed = 0
     for module in options.module:
         path = RULES / f"{module}.py"
-        domains, tests = judges(module)
+        domains, tests = judges_of(module)
         source = ast.unparse(ast.parse(path.read_text()))
         _run(tests, "--collect-only")  # loads what every mutant's process needs
         nets = _nets(domains)
@@ -276,22 +388,42 @@ def main() -> None:
         # What a process has left over, another must not tidy up: sessions wait there for threads that it does not have.
         gc.collect()
         gc.freeze()
-        if not survives(path, source, tests, nets):
+        judges = Judges(path, tests, nets)
+        if not judges.watch():
             sys.exit(f"{module}: the tests fail as it is")
-        drawn = list(mutants(path.read_text()))
-        if 0 < options.sample < len(drawn):
-            drawn = random.Random(0).sample(drawn, options.sample)
-        alive = 0
-        for line, mutant in drawn:
-            if survives(path, mutant, tests, nets):
-                alive += 1
-                was, now = next((a, b) for a, b in zip(source.splitlines(), mutant.splitlines(), strict=True) if a != b)
+        drawn, alive = _drawn(path, source, options.sample), 0
+        for line, mutant, named in drawn:
+            if named in dead:
+                continue
+            survived = survives(judges, line, mutant)
+            alive += survived
+            if record:
+                with record.open("a") as file:
+                    print(json.dumps([survived, *named]), file=file)
+            if survived:
+                _, was, now, _ = named
                 place = next((k for k, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0)
                 shown = slice(max(0, place - SHOWN // 2), place + SHOWN // 2)
                 print(f"survives: {module}.py:{line}", was[shown], now[shown], sep="\n    ", flush=True)
         print(f"{module}: {len(drawn) - alive} of {len(drawn)} mutants killed", flush=True)
         total, killed = total + len(drawn), killed + len(drawn) - alive
     print(f"all: {killed} of {total} mutants killed, {killed / max(total, 1):.1%}")
+
+
+Named = tuple[str, str, str, int]
+"""A mutant as a record knows it: its file, the line as it was and is, and how many that look alike came before."""
+
+
+def _drawn(path: Path, source: str, sample: int) -> list[tuple[int, str, Named]]:
+    """The mutants of a file, or a sample of them."""
+    alike: Counter[tuple[str, str]] = Counter()
+    every = []
+    for line, mutant in mutants(path.read_text()):
+        pairs = zip(source.splitlines(), mutant.splitlines(), strict=True)
+        change = next((was.strip(), now.strip()) for was, now in pairs if was != now)
+        every.append((line, mutant, (path.stem, *change, alike[change])))
+        alike[change] += 1
+    return random.Random(0).sample(every, sample) if 0 < sample < len(every) else every
 
 
 if __name__ == "__main__":

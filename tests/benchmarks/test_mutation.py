@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from benchmarks.mutation import RULES, mutants, survives
+from benchmarks.mutation import RULES, Judges, mutants, survives
 
 SOURCE = '''"""A docstring."""
 
@@ -46,16 +46,39 @@ def test_a_test_that_looks_kills_and_one_that_does_not_lets_live(tmp_path: Path)
     path = RULES / "recurrent.py"
     wrong = path.read_text().replace('["GRU"', '["XXX"')
     test = tmp_path / "test_it.py"
+    judges = Judges(path, [str(test)], [])
     test.write_text("from graphprune.rules import RULES\n\n\ndef test_it():\n    assert 'GRU' in RULES\n")
-    assert survives(path, path.read_text(), [str(test)], [])
-    assert not survives(path, wrong, [str(test)], [])
+    assert judges.watch()
+    assert survives(judges, 0, path.read_text())
+    assert not survives(judges, 0, wrong)
     test.write_text("from graphprune.rules import RULES\n\n\ndef test_it():\n    assert 'Conv' in RULES\n")
-    assert survives(path, wrong, [str(test)], [])
+    assert survives(judges, 0, wrong)
 
 
 def test_the_net_that_notices_is_asked_first_of_the_next_mutant() -> None:
     path = RULES / "recurrent.py"
-    nets = [("movement", 0), ("recurrent", 0), ("recurrent", 1)]
-    assert not survives(path, path.read_text().replace('"LSTM"', '"XXX"'), [], nets)
-    assert nets[0] == ("recurrent", 1)
-    assert sorted(nets) == [("movement", 0), ("recurrent", 0), ("recurrent", 1)]
+    judges = Judges(path, [], [("movement", 0), ("recurrent", 0), ("recurrent", 1)])
+    judges.called = {net: set() for net in judges.nets}
+    assert not survives(judges, 0, path.read_text().replace('"LSTM"', '"XXX"'))
+    assert judges.nets == [("recurrent", 1), ("movement", 0), ("recurrent", 0)]
+
+
+def test_those_that_call_the_function_are_asked(tmp_path: Path) -> None:
+    path = RULES / "base.py"
+    test = tmp_path / "test_it.py"
+    judges = Judges(path, [str(test)], [("convolution", 1)])
+    test.write_text(
+        "from graphprune.rules import base\n\n\ndef test_one():\n    assert base.normal_axis(-1, 3) == 2\n\n\n"
+        "def test_other():\n    assert str(base.Dim('x', 1)) == 'x[1]'\n"
+    )
+    assert judges.watch()
+    lines = {name: line for line, name in judges.functions.items()}
+    asked = {}
+    for name in ("normal_axis", "Dim.__str__", "scaled"):
+        nets, chosen = judges.of(lines[name])
+        asked[name] = nets, {judge.rpartition("::")[2] for judge in chosen.named if isinstance(judge, str)}
+    assert asked == {
+        "normal_axis": (judges.nets, {"test_one"}),
+        "Dim.__str__": (judges.nets, {"test_other"}),
+        "scaled": ([], set()),
+    }

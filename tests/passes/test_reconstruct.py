@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import graphprune
-from graphprune.calibration import layers
 from graphprune.cost import CostModel
 from graphprune.errors import UsageError
 from graphprune.model import load
@@ -84,33 +83,6 @@ def test_what_the_kept_inputs_can_make_is_made(body, weights):
     else:
         lost = np.abs(Runner(run(state, parse("cut"))[0].model)(inputs)["y"] - wanted).mean()
         assert np.abs(got - wanted).mean() < lost
-
-
-@pytest.mark.parametrize(("body", "weights"), LAYERS, ids=[body.split("y = ")[-1] for body, _ in LAYERS])
-def test_unfolding_is_the_operator(body, weights):
-    model = load(net(f"u = Relu(x)\n{body}", inputs="float[2,6,4,4] x", **weights))
-    x = np.random.default_rng(3).standard_normal((2, 6, 4, 4)).astype(np.float32)
-    ((node, layer),) = layers(model)[0].values()
-    values = {"u": np.maximum(x, 0)}
-    values["v"] = values["u"].reshape(2, -1) if "Flatten(u)" in body else values["u"].mean((2, 3), keepdims=True)
-    values["w"] = values["v"].reshape(2, -1)
-    source = values[layer.x]
-    rows = layer.unfold(source, np.arange(layer.positions(source.shape)))
-    matrix = layer.matrix(np.asarray(model.constants["b"].values))
-    made = rows @ matrix.swapaxes(1, 2)  # [parts, positions, outputs]
-    wanted = Runner(model)({"x": x})["y"]
-    wanted = wanted - (
-        0 if "d" not in weights else np.asarray(model.constants["d"].values).reshape(-1, *[1] * (wanted.ndim - 2))
-    )
-    if node.op == "ConvTranspose":
-        made = made.reshape(2, 4, 4, 4, 2, 2).transpose(0, 3, 1, 4, 2, 5).reshape(wanted.shape)
-    elif node.op == "Conv":
-        made = np.concatenate(list(made), axis=1).reshape(2, *wanted.shape[2:], -1)
-        made = np.moveaxis(made, -1, 1)
-    else:
-        made = made[0]
-    assert made == pytest.approx(wanted, abs=1e-5)
-    assert np.array_equal(layer.tensor(matrix, model.constants["b"].shape), model.constants["b"].values)
 
 
 @pytest.fixture(scope="module")

@@ -230,6 +230,22 @@ CASES = [
         b=(4, 4, 1, 1),
     ),
     case(
+        "depthwise with two channels, of which one is left",
+        "t = Conv(x, a)\nu = Conv<group=2>(t, w)\ny = Conv(u, b)",
+        "2 a[0] w[0] b[1]",
+        a=(2, 3, 1, 1),
+        w=(2, 1, 3, 3),
+        b=(4, 2, 1, 1),
+    ),
+    case(
+        "transposed, depthwise with two channels, of which one is left",
+        "t = Conv(x, a)\nu = ConvTranspose<group=2>(t, w)\ny = Conv(u, b)",
+        "2 a[0] w[0] b[1]",
+        a=(2, 3, 1, 1),
+        w=(2, 1, 3, 3),
+        b=(4, 2, 1, 1),
+    ),
+    case(
         "transposed, one-dimensional",
         "t = ConvTranspose(x, a)\ny = Conv(t, b)",
         "6 a[1] b[1]",
