@@ -80,7 +80,7 @@ def mutants(source: str) -> Iterator[tuple[int, str]]:
         # The copy is walked as the original was, so that equal numbers are equal places.
         number, mutate = change
         node = list(ast.walk(changed))[number]
-        line = getattr(node, "lineno", 0)
+        line = getattr(node, "lineno", 0) or node.target.lineno  # a comprehension has none of its own
         mutate(node)
         yield line, ast.unparse(ast.fix_missing_locations(changed))
 

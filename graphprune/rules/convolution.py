@@ -76,8 +76,7 @@ def _deformed_ties(call: Call) -> Ties:
     yield tie(w, 0, y, 1)
     if (bias := call.input(3)) is not None:
         yield tie(bias, 0, y, 1)
-    if (parts := int(call.attrs.get("offset_group", 1))) > 1:
-        yield _same_in_every_group(x, parts)
+    yield _same_in_every_group(x, int(call.attrs.get("offset_group", 1)))
     yield from _grouped(call, (tie(x, 1, w, 1, at_b=np.arange(x.shape[1]) % w.shape[1], summed=True),), y)
 
 

@@ -246,6 +246,31 @@ CASES = [
         b=(4, 2, 1, 1),
     ),
     case(
+        "transposed, with a kernel that is not zero where the image is not either: its sum stays",
+        """t = Conv(x, a)
+        s = Sigmoid(t)
+        k0 = GlobalAveragePool(s)
+        k = Transpose<perm=[1,0,2,3]>(k0)
+        u = ConvTranspose(s, k)
+        y = Conv(u, b)""",
+        inputs="float[1,3,8,8] x",
+        a=(6, 3, 1, 1),
+        b=(4, 1, 1, 1),
+    ),
+    case(
+        "deformed, with a kernel that is not zero where the image is not either: its sum stays",
+        """t = Conv(x, a)
+        s = Sigmoid(t)
+        k = GlobalAveragePool(s)
+        o = Conv(x, e)
+        u = DeformConv(s, k, o)
+        y = Conv(u, b)""",
+        opset=19,
+        a=(6, 3, 1, 1),
+        e=(2, 3, 1, 1),
+        b=(4, 1, 1, 1),
+    ),
+    case(
         "transposed, one-dimensional",
         "t = ConvTranspose(x, a)\ny = Conv(t, b)",
         "6 a[1] b[1]",

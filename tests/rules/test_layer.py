@@ -11,7 +11,7 @@ import pytest
 from graphprune.calls import calls, rule_of
 from graphprune.model import Model, load
 from graphprune.proof import Runner
-from graphprune.rules import Layer
+from graphprune.rules import RULES, Call, Layer, Operand
 from tests.law import net
 
 Shapes = dict[str, tuple[int, ...]]
@@ -31,10 +31,15 @@ LAYERS: list[tuple[str, str, Shapes, Facts]] = [
     ("Conv<group=1>(x, b)", "float[2,1,4,5] x", {"b": (4, 1, 3, 3)}, (2, True, 1, 1, 9)),
     ("Conv<pads=[1,2]>(x, b)", "float[2,6,5] x", {"b": (4, 6, 3)}, (2, True, 1, 1, 3)),
     ('Conv<auto_pad="VALID", strides=[1,3]>(x, b)', IMAGE, {"b": (4, 6, 2, 2)}, (2, True, 1, 1, 4)),
-    ('Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, b)', IMAGE, {"b": (4, 6, 4, 3)}, (2, True, 1, 1, 12)),
+    ('Conv<auto_pad="SAME_UPPER", strides=[2,1]>(x, b)', IMAGE, {"b": (4, 6, 3, 3)}, (2, True, 1, 1, 9)),
     ('Conv<auto_pad="SAME_LOWER", strides=[3,1]>(x, b)', IMAGE, {"b": (4, 6, 3, 4)}, (2, True, 1, 1, 12)),
-    ('Conv<auto_pad="SAME_UPPER", strides=[3,3]>(x, b)', IMAGE, {"b": (4, 6, 1, 1)}, (2, True, 1, 1, 1)),
-    ("ConvTranspose<strides=[2,2]>(x, b, d)", IMAGE, {"b": (6, 4, 2, 2), "d": (4,)}, (None, False, 0, 1, 1)),
+    ('Conv<auto_pad="SAME_LOWER", strides=[3,3]>(x, b)', IMAGE, {"b": (4, 6, 1, 1)}, (2, True, 1, 1, 1)),
+    (
+        "ConvTranspose<strides=[2,2]>(x, b, d)",
+        "float[7,6,4,5] x",
+        {"b": (6, 4, 2, 2), "d": (4,)},
+        (None, False, 0, 1, 1),
+    ),
     ("Gemm(x, b)", "float[3,6] x", {"b": (6, 4)}, (2, True, 0, 1, 1)),
     ("Gemm<transB=1>(x, b, d)", "float[3,6] x", {"b": (4, 6), "d": (4,)}, (2, True, 1, 1, 1)),
     ("Gemm<beta=2.0>(x, b)", "float[3,6] x", {"b": (6, 4)}, (None, True, 0, 1, 1)),
@@ -89,11 +94,18 @@ def test_unfolding_is_the_operator(body: str, inputs: str, weights: Shapes, fact
         bias = values.get("e", np.asarray(getattr(model.constants.get("d"), "values", 0)))
         wanted = wanted - (bias if node.op == "Gemm" else bias.reshape(-1, 1, 1))
     if node.op == "ConvTranspose":
-        pixels = made.reshape(2, 4, 5, 4, 2, 2).transpose(0, 3, 1, 4, 2, 5)
+        pixels = made.reshape(7, 4, 5, 4, 2, 2).transpose(0, 3, 1, 4, 2, 5)
         assert pixels.reshape(wanted.shape) == pytest.approx(wanted, abs=1e-5)
     else:
         last = np.moveaxis(wanted, 1, -1) if node.op == "Conv" else wanted
         assert made == pytest.approx(last.reshape(made.shape), abs=1e-5)
+
+
+@pytest.mark.parametrize("attribute", ["strides", "dilations", "pads"])
+def test_a_convolution_that_speaks_of_other_axes_is_no_layer(attribute: str) -> None:
+    weight = Operand("b", (4, 6, 1, 1), gs.Constant("b", np.ones((4, 6, 1, 1), np.float32)))
+    operands = (Operand("x", (2, 6, 4, 5)), weight), (Operand("y", (2, 4, 4, 5)),)
+    assert RULES["Conv"].layer(Call("Conv", "", *operands, {attribute: [1, 1, 1]}, 17)) is None
 
 
 @pytest.mark.parametrize(("body", "inputs", "weights"), NONE)
