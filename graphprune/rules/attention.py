@@ -27,7 +27,7 @@ class _Heads:
     axis: int
     groups: int
 
-    def ties(self, operand: Operand | None, axis: int, at: np.ndarray | None = None, groups: int = 0) -> Ties:
+    def ties(self, operand: Operand | None, axis: int, at: np.ndarray | None = None) -> Ties:
         """Positions ``at`` of another axis (all of them) belong to the same groups, in order."""
         if operand is None or operand.shape[axis] == 1:
             return

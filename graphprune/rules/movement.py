@@ -26,7 +26,7 @@ from graphprune.rules.base import (
 
 def _concat_ties(call: Call) -> Ties:
     y = call.y
-    at = normal_axis(call.attrs.get("axis", 1), y.rank)
+    at = normal_axis(call.attrs["axis"], y.rank)
     start = 0
     for x in call.inputs:
         if x is None:

@@ -191,7 +191,7 @@ CASES = [
         't = MatMul(x, a)\nu = Einsum<equation="a...b,bc->a...c">(t, w)\ny = MatMul(u, b)',
         "6 a[1] w[0]",
         "7 w[1] b[0]",
-        inputs="float[2,5,2,3] x",
+        inputs="float[2,1,5,3] x",
         a=(3, 6),
         w=(6, 7),
         b=(7, 4),

@@ -90,6 +90,24 @@ SPLIT = [
         b=(4, 3, 1, 1),
     ),
     between(
+        "Split, even, opset 13",
+        "p, q = Split<axis=1>(t)\nu = Mul(p, q)",
+        "3 a[0]*2 c[0]*2 b[1]",
+        opset=13,
+        b=(4, 3, 1, 1),
+    ),
+    case(
+        "Split along the first axis where none is named",
+        "t = MatMul(a, x)\np, q = Split(t)\ny0 = MatMul(b, p)\ny = MatMul(d, q)",
+        "3 a[0] b[1]",
+        "3 a[0] d[1]",
+        inputs="float[3,5] x",
+        outputs="y y0",
+        a=(6, 3),
+        b=(4, 3),
+        d=(4, 3),
+    ),
+    between(
         "Split along another axis",
         "p, q = Split<axis=2>(t)\nu = Add(p, q)",
     ),
@@ -298,6 +316,17 @@ TRANSPOSE = [
         outputs="z",
         bare=True,
     ),
+    between(
+        "Squeeze of all axes of size 1, opset 13",
+        "g = GlobalAveragePool(t)\nf = Squeeze(g)\nz = MatMul(f, v)",
+        "2 a[0] c[0] v[0]",
+        opset=13,
+        a=(2, 3, 1, 1),
+        c=(2,),
+        v=(2, 4),
+        outputs="z",
+        bare=True,
+    ),
     between("Unsqueeze, axes as input", "v = Unsqueeze(t, k)\nu = Squeeze(v, k)", k=ints(1)),
     between("Unsqueeze, axes as attribute", "v = Unsqueeze<axes=[1,-1]>(t)\nu = Squeeze<axes=[1,-1]>(v)", opset=11),
     among("Unsqueeze of a constant", "k2 = Unsqueeze(k, z)\nu = Mul(t, k2)", "6 a[1] k[0] b[0]", k=(6,), z=ints(0, 1)),
@@ -305,6 +334,33 @@ TRANSPOSE = [
 PAD = [
     between("Pad of the image", "u = Pad(t, p)", p=ints(0, 0, 1, 1, 0, 0, 1, 1)),
     between("Pad by another value", "u = Pad(t, p, v)", p=ints(0, 0, 1, 1, 0, 0, 1, 1), v=np.array(0.5, np.float32)),
+    *(
+        case(
+            f"Pad by {what}, and all summed up",
+            f"t = Conv(x, a)\n{pad}\ny = ReduceSum(u)",
+            *groups,
+            a=(6, 3, 1, 1),
+            **more,
+        )
+        for what, pad, groups, more in [
+            ("zeros", "u = Pad(t, p)", ["6 a[0]"], {"p": ints(0, 0, 1, 1, 0, 0, 1, 1)}),
+            (
+                "a zero",
+                "u = Pad(t, p, v)",
+                ["6 a[0]"],
+                {"p": ints(0, 0, 1, 1, 0, 0, 1, 1), "v": np.array(0, np.float32)},
+            ),
+            ("ones", "u = Pad(t, p, v)", [], {"p": ints(0, 0, 1, 1, 0, 0, 1, 1), "v": np.array(1, np.float32)}),
+            (
+                "what is computed",
+                "v = ReduceMax<keepdims=0>(x)\nu = Pad(t, p, v)",
+                [],
+                {"p": ints(0, 0, 1, 1, 0, 0, 1, 1)},
+            ),
+            ("zeros, opset 9", "u = Pad<pads=[0,0,1,1,0,0,1,1]>(t)", ["6 a[0]"], {"opset": 9}),
+            ("ones, opset 9", "u = Pad<pads=[0,0,1,1,0,0,1,1], value=1.0>(t)", [], {"opset": 9}),
+        ]
+    ),
     between("Pad, opset 9", "u = Pad<pads=[0,0,1,1,0,0,1,1]>(t)", opset=9),
     between("Pad by reflection", 'u = Pad<mode="reflect">(t, p)', p=ints(0, 0, 1, 1, 0, 0, 1, 1)),
     between("Pad that crops the image", "u = Pad(t, p)", p=ints(0, 0, -1, 0, 0, 0, 0, -1)),
