@@ -190,6 +190,48 @@ PRODUCTS = [
             ("Sigmoid", "", False),
         )
     ),
+    *(
+        fused(
+            f"FusedConv, something {how} added before the activation, and channels that are added up",
+            f"q = Conv(x, d)\nr = {op}(q)\n"
+            't = com.microsoft.FusedConv<activation="Relu">(x, a, c, r)\nu = ReduceSum(t, one)\ny = Conv(u, b)',
+            *groups,
+            inputs="float[1,3,8,8] x",
+            a=(6, 3, 1, 1),
+            c=(6,),
+            d=(6, 3, 1, 1),
+            b=(4, 1, 1, 1),
+            one=np.array([1]),
+            rank=4,
+        )
+        for how, op, groups in (("silent", "Tanh", ["6 d[0] a[0] c[0]"]), ("that is not silent", "Exp", []))
+    ),
+    *(
+        fused(
+            f"FusedGemm, {activation} of columns that are added up",
+            f't = com.microsoft.FusedGemm<activation="{activation}">(x, a, c)\nu = ReduceSum(t, one)\ny = MatMul(u, b)',
+            *groups,
+            inputs="float[5,3] x",
+            a=(3, 6),
+            c=(6,),
+            b=(1, 4),
+            one=np.array([1]),
+            rank=2,
+        )
+        for activation, groups in (("Relu", ["6 a[1] c[0]"]), ("Sigmoid", []))
+    ),
+    fused(
+        "FusedMatMul of stacks, one of them of one matrix",
+        "t = MatMul(x, a)\nr = com.microsoft.FusedMatMul(t, d)\nu = com.microsoft.FusedMatMul<transA=1>(r, e)\n"
+        "p = Transpose<perm=[1,2,0]>(u)\ny = MatMul(p, b)",
+        "6 a[1] d[1]",
+        "4 d[0] e[0] b[0]",
+        inputs="float[1,5,3] x",
+        a=(3, 6),
+        d=(4, 6, 7),
+        e=(4, 5, 2),
+        b=(4, 3),
+    ),
     fused(
         "FusedGemm",
         't = com.microsoft.FusedGemm<activation="Relu", transB=1>(x, a, c)\ny = MatMul(t, b)',

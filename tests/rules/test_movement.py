@@ -419,6 +419,15 @@ PAD = [
 ]
 GATHER = [
     between("Gather that permutes channels", "u = Gather<axis=1>(t, k)", k=ints(5, 3, 1, 0, 2, 4)),
+    case(
+        "Gather of rows, which is what no axis means",
+        "t = MatMul(a, x)\nu = Gather(t, k)\ny = MatMul(b, u)",
+        "6 a[0] b[1]",
+        inputs="float[3,5] x",
+        a=(6, 3),
+        k=ints(5, 3, 1, 0, 2, 4),
+        b=(4, 6),
+    ),
     between(
         "Gather that permutes channels by negative numbers",
         "u = Gather<axis=-3>(t, k)",

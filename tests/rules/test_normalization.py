@@ -122,6 +122,7 @@ CASES = [
     ),
     between("LRN", "u = LRN<size=3>(t)", pinned=True),
     *(_over(op, 1, 17, pinned=op != "Softmax") for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(_over(op, 1, 13, pinned=op != "Softmax") for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(_over(op, 3, 17, pinned=False) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(_over(op, -2, 17, pinned=False) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(_over(op, 1, 11, pinned=True) for op in ("Softmax", "LogSoftmax", "Hardmax")),
