@@ -48,7 +48,7 @@ NETS = {
 EVERYTHING = ["tests/rules", "tests/test_coupling.py"]
 LAYERS = ["tests/rules/test_layer.py"]
 ALSO = {
-    "__init__": EVERYTHING,
+    "__init__": ["tests/rules/test_rules.py", "tests/test_plugins.py"],
     "base": EVERYTHING,
     "convolution": LAYERS,
     "layer": LAYERS,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
+from graphprune.rules import RULES, Call, Counting, Operand
 from tests.law import Case, among, between, case, check
 from tests.rules.test_movement import ints
 
@@ -31,6 +33,21 @@ CASES = [
         "5 b[1]",
         k=TENS.integers(0, 6, (1, 5, 8, 8)),
         b=(4, 5, 1, 1),
+    ),
+    between(
+        "GatherElements of images, which is what no axis means",
+        "u = GatherElements(t, k)",
+        "6 a[0] c[0] b[1]",
+        inputs="float[2,3,8,8] x",
+        k=TENS.integers(0, 2, (3, 6, 8, 8)),
+    ),
+    between(
+        "ScatterElements into images, which is what no axis means",
+        "u = ScatterElements(t, k, w)",
+        "6 a[0] c[0] w[1] b[1]",
+        inputs="float[2,3,8,8] x",
+        k=np.ones((1, 6, 8, 8), np.int64),
+        w=(1, 6, 8, 8),
     ),
     between(
         "ScatterElements along another axis",
@@ -129,6 +146,16 @@ CASES = [
         v=np.array([0, 1], np.float32),
         b=(4, 6),
     ),
+    case(
+        "OneHot, whose axis is the last unless said otherwise",
+        "e = OneHot(x, d, v)\nt = MatMul(e, a)\nu = Relu(t)\ny = MatMul(u, b)",
+        "6 a[1] b[0]",
+        inputs="int64[2,5] x",
+        a=(7, 6),
+        d=np.array(7),
+        v=np.array([0, 1], np.float32),
+        b=(6, 4),
+    ),
     between(
         "OneHot around the channels",
         "m = ArgMax<axis=3, keepdims=0>(t)\nu = OneHot<axis=3>(m, d, v)",
@@ -145,19 +172,50 @@ CASES = [
 # onnxruntime has no kernel for this: what its rule says is looked at, and nothing is run.
 NOT_RUN = [
     case(
-        f"TensorScatter along axis {axis}",
-        f"t = MatMul(x, a)\nu = TensorScatter<axis={axis}>(p, t, k)\ny = MatMul(u, b)",
+        f"TensorScatter along {axis or 'the last axis but one'}",
+        f"t = MatMul(x, a)\nu = TensorScatter{axis and f'<{axis}>'}(p, t, k)\ny = MatMul(u, b)",
         inputs="float[2,3,5,3] x",
         opset=24,
         a=(3, 6),
-        p=(2, 3, 9, 6) if axis == -2 else (2, 9, 5, 6),
+        p=(2, 9, 5, 6) if axis == "axis=1" else (2, 3, 9, 6),
         k=ints(0, 2),
         b=(6, 4),
     )
-    for axis in (-2, 1)
+    for axis in ("axis=-2", "axis=1", "")
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_law(case: Case) -> None:
     check(case)
+
+
+X, Y = Operand("x", (6, 5)), Operand("y", (4, 5))
+VALUES = {values: Operand("v", (2,), gs.Constant("v", np.array(values, np.float32))) for values in ((0, 1), (1, 0))}
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes", "counts"),
+    [
+        ("GatherElements", (X, Operand("k", (4, 5))), {}, Counting(1, (X.dim(0),))),
+        ("GatherElements", (X, Operand("k", (4, 5))), {"axis": -1}, Counting(1, (X.dim(1),))),
+        ("ScatterElements", (X, Operand("k", (4, 5)), Operand("w", (4, 5))), {}, Counting(1, (X.dim(0), Y.dim(0)))),
+        ("Scatter", (X, Operand("k", (4, 5)), Operand("w", (4, 5))), {"axis": 1}, Counting(1, (X.dim(1), Y.dim(1)))),
+        ("GatherND", (X, Operand("k", (4, 1))), {}, Counting(1, (X.dim(0),))),
+        ("GatherND", (X, Operand("k", (6, 1))), {"batch_dims": 1}, None),
+        ("GatherND", (X, Operand("k", (4, 2))), {}, None),
+        ("OneHot", (X, Operand("d", ()), VALUES[0, 1]), {}, Counting(0, (Y.dim(1),), empty=True)),
+        ("OneHot", (X, Operand("d", ()), VALUES[1, 0]), {"axis": 0}, Counting(0, (Y.dim(0),))),
+        ("OneHot", (X, Operand("d", ()), Operand("v", (2,))), {}, Counting(0, (Y.dim(1),))),
+    ],
+)
+def test_numbers_count_on_an_axis(
+    operator: str, inputs: tuple[Operand, ...], attributes: dict[str, int], counts: Counting | None
+) -> None:
+    assert RULES[operator].counts(Call(operator, "", inputs, (Y,), attributes, 18)) == counts
+
+
+def test_what_is_picked_from_all_elements_holds_them() -> None:
+    """Called, since what comes out is as long as the condition has it, so that no rule is asked."""
+    condition = Operand("k", (3,), gs.Constant("k", np.array([True, False, True])))
+    assert not [*RULES["Compress"].ties(Call("Compress", "", (X, condition), (Operand("y", (2,)),), {}, 18))]

@@ -75,8 +75,7 @@ CASES = [
     ),
     case(
         "QDQ, activations with a scale for each channel, which may not be zero",
-        "t = Conv(x, a)\nq = QuantizeLinear<axis=1>(t, sc, zc)\nd = DequantizeLinear<axis=1>(q, sc, zc)\n"
-        "y = Conv(d, b)",
+        "t = Conv(x, a)\nq = QuantizeLinear<axis=1>(t, sc, zc)\nd = DequantizeLinear(q, sc, zc)\ny = Conv(d, b)",
         "6 a[0] sc[0] b[1]",
         a=(6, 3, 1, 1),
         sc=scales(6),
@@ -178,6 +177,41 @@ CASES = [
         a=whole(6, 3, 1, 1, dtype=np.uint8),
         za=np.array(100, np.uint8),
         b=(4, 6, 1, 1),
+    ),
+    *(
+        case(
+            f"{text.partition('(')[0]} of what is not silent: its weight is, at its zero point",
+            f"t = Conv(x, c)\nv = Exp(t)\nq = QuantizeLinear(v, s, z)\nm = {text}\n{after}",
+            "6 c[0] a[1]",
+            s=TENTH,
+            z=np.array(3, np.int8),
+            c=(6, 3, 1, 1),
+            a=whole(4, 6, 1, 1),
+            za=np.array(5, np.int8),
+            **more,
+        )
+        for text, after, more in (
+            ("QLinearConv(q, s, z, a, sa, za, s, z)", "y = DequantizeLinear(m, s, z)", {"sa": HALF}),
+            ("ConvInteger(q, a, z, za)", "y = Cast<to=1>(m)", {}),
+        )
+    ),
+    *(
+        case(
+            f"{text.partition('(')[0]} of what is not silent: its weight is, at its zero point",
+            f"t = MatMul(x, c)\nv = Exp(t)\nq = QuantizeLinear(v, s, z)\nm = {text}\n{after}",
+            "6 c[1] a[0]",
+            inputs="float[2,5,3] x",
+            s=TENTH,
+            z=np.array(3, np.int8),
+            c=(3, 6),
+            a=whole(6, 4),
+            za=np.array(5, np.int8),
+            **more,
+        )
+        for text, after, more in (
+            ("QLinearMatMul(q, s, z, a, sa, za, s, z)", "y = DequantizeLinear(m, s, z)", {"sa": HALF}),
+            ("MatMulInteger(q, a, z, za)", "y = Cast<to=1>(m)", {}),
+        )
     ),
     case(
         "ConvInteger without zero points",

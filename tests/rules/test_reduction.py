@@ -7,6 +7,7 @@ import pytest
 
 from graphprune.groups import analyse
 from graphprune.model import load
+from graphprune.rules import RULES, Call, Operand
 from tests.law import Case, between, check, net
 
 
@@ -75,6 +76,14 @@ RESIZE = [
     ),
     between("Resize to sizes: the channels' size follows", 'u = Resize<mode="linear">(t, , , k)', k=ints(1, 6, 13, 11)),
     between("Resize to sizes of two axes", "u = Resize<axes=[2,-1]>(t, , , k)", opset=18, k=ints(13, 11)),
+    between("Resize to sizes of three axes", "u = Resize<axes=[-3,2,3]>(t, , , k)", opset=18, k=ints(6, 13, 11)),
+    between(
+        "Resize to sizes known at run time",
+        "n = Shape<end=1>(x)\nh = Shape<start=2>(x)\nk = Concat<axis=0>(n, six, h)\nu = Resize(t, , , k)",
+        inputs="float[1,3,H,8] x",
+        six=ints(6),
+        pinned=True,
+    ),
     between("Resize, opset 10", "u = Resize(t, k)", opset=10, k=floats(1, 1, 2, 2)),
     between("Resize of the channels stays", "u = Resize(t, , k)", k=floats(1, 2, 1, 1), b=(4, 12, 1, 1), pinned=True),
     between(
@@ -148,6 +157,13 @@ CASES = [*POOLS, *RESIZE, *REDUCTIONS, *SILENT, *OTHERS]
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_law(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.parametrize("operator", ["ReduceSum", "ReduceMax"])
+def test_axes_that_are_computed_at_run_time_hold_all(operator: str) -> None:
+    """Called, since the shape of what comes out is not known then, so that no rule is asked."""
+    x, y = Operand("x", (2, 6)), Operand("y", (2, 1))
+    assert not [*RULES[operator].ties(Call(operator, "", (x, Operand("k", (1,))), (y,), {}, 18))]
 
 
 def test_pins_say_why() -> None:
