@@ -21,7 +21,7 @@ class Layer:
         bias: index of the node's bias input, given or not; ``None`` where none is one plain value per output.
         shiftable: whether every output of W can be given a constant of its own, in a bias or by an addition.
         summed: the axis of the weight summed over: 0 or 1.
-        parts: number of independent problems.
+        parts: number of independent problems; one where axis 0 is summed over.
         taps: columns for each position of the summed axis: column ``k`` belongs to position ``k // taps``.
         positions: how many positions an x of a given shape has.
         unfold: x and the positions wanted, int64 [p], to the columns multiplied: [parts, p, n].
@@ -40,9 +40,9 @@ class Layer:
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """The weight as W, [parts, outputs, n]."""
-        n = weight.shape[self.summed] * self.taps // (self.parts if self.summed == 0 else 1)
+        n = weight.shape[self.summed] * self.taps
         if self.summed == 0:
-            return weight.reshape(self.parts, n, -1).swapaxes(1, 2)
+            return weight.reshape(1, n, -1).swapaxes(1, 2)
         return weight.reshape(self.parts, -1, n)
 
     def tensor(self, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from graphprune.groups import analyse
 from graphprune.model import load
+from graphprune.rules import RULES, Call, Operand, Tie
 from tests.law import Case, among, between, case, check, net
 
 DEFAULT = "6 a[0] c[0] b[1]"
@@ -466,6 +468,27 @@ CASES = [*CONCAT, *SPLIT, *SLICE, *TRANSPOSE, *PAD, *GATHER]
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_law(case: Case) -> None:
     check(case)
+
+
+X, COMPUTED = Operand("x", (4, 6)), Operand("k", (2,))
+GIVEN = Operand("g", (2,), gs.Constant("g", np.array([1, 3])))
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "outputs", "ties"),
+    [
+        ("Split", (X, COMPUTED), [(2, 6), (2, 6)], {"x[1] y0[1]", "x[1] y1[1]"}),
+        ("Slice", (X, GIVEN, GIVEN, COMPUTED), [(4, 6)], set()),
+        ("Pad", (X, GIVEN, None, COMPUTED), [(8, 6)], set()),
+    ],
+)
+def test_axes_and_sizes_that_are_computed_at_run_time_hold(
+    operator: str, inputs: tuple[Operand, ...], outputs: list[tuple[int, ...]], ties: set[str]
+) -> None:
+    """Called, since the shape of what comes out is not known then, so that no rule is asked."""
+    made = tuple(Operand(f"y{k}", shape) for k, shape in enumerate(outputs))
+    said = RULES[operator].ties(Call(operator, "", inputs, made, {}, 18))
+    assert {f"{tie.a} {tie.b}" for tie in said if isinstance(tie, Tie)} == ties
 
 
 def test_pins_say_why() -> None:
