@@ -7,7 +7,7 @@ import pytest
 
 from graphprune.groups import analyse
 from graphprune.model import load
-from graphprune.rules import control
+from graphprune.rules import Operand, control
 from tests.law import Case, between, case, check, net
 
 AROUND = "6 e[0] d[1]"
@@ -222,6 +222,26 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_law(case: Case) -> None:
     check(case)
+
+
+def test_what_is_stacked_has_one_axis_more() -> None:
+    one, all_of_them = Operand("one", (2, 6)), Operand("all", (5, 2, 6))
+    assert [(tie.a.axis, tie.b.axis) for tie in control._stacked(one, all_of_them, 0)] == [(0, 1), (1, 2)]
+    for pair in ((None, all_of_them), (one, None), (one, one), (None, None)):
+        assert not [*control._stacked(*pair, 0)]
+
+
+def test_what_is_carried_is_one_tensor_where_all_of_it_has_a_shape() -> None:
+    start, before, after, end = (Operand(name, (2, 6)) for name in "sbae")
+    for given, ties in (
+        ((start, before, after, end), ["s-b", "b-a", "a-e"]),
+        ((start, before, after, None), ["s-b", "b-a"]),
+        ((None, before, after, end), []),
+        ((start, None, after, end), []),
+        ((start, before, None, end), []),
+    ):
+        said = control._carried(*((operand,) for operand in given))
+        assert [f"{tie.a.tensor}-{tie.b.tensor}" for tie in said if tie.a.axis == 1] == ties
 
 
 @pytest.mark.parametrize("op", sorted(control.PINNING))

@@ -226,6 +226,19 @@ CASES = [
         b=(4, 5, 1, 1),
     ),
 ]
+# onnxruntime wants one zero point for all filters: what the rule says is looked at, and nothing is run.
+NOT_RUN = [
+    case(
+        "ConvInteger, a zero point for each filter",
+        "q = QuantizeLinear(x, s, z)\nm = ConvInteger(q, a, z, za)\nr = Cast<to=1>(m)\ny = Conv(r, b)",
+        "5 a[0] b[1]",
+        s=TENTH,
+        z=np.array(130, np.uint8),
+        a=whole(5, 3, 3, 3, dtype=np.uint8),
+        za=np.full(5, 100, np.uint8),
+        b=(4, 5, 1, 1),
+    ),
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
