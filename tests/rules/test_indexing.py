@@ -108,9 +108,9 @@ CASES = [
     among(
         "ScatterND of rows",
         "u = ScatterND(t, k, w)",
-        "6 a[1] w[1] b[0]",
-        k=ints(0, 1, 1, 4, 0, 0).reshape(3, 2),
-        w=(3, 6),
+        "6 a[1] w[2] b[0]",
+        k=ints(0, 1, 1, 4, 0, 0).reshape(1, 3, 2),
+        w=(1, 3, 6),
     ),
     among(
         "ScatterND of single values",
@@ -172,8 +172,8 @@ CASES = [
 # onnxruntime has no kernel for this: what its rule says is looked at, and nothing is run.
 NOT_RUN = [
     case(
-        f"TensorScatter along {axis or 'the last axis but one'}",
-        f"t = MatMul(x, a)\nu = TensorScatter{axis and f'<{axis}>'}(p, t, k)\ny = MatMul(u, b)",
+        f"TensorScatter along {axis}",
+        f"t = MatMul(x, a)\nu = TensorScatter<{axis}>(p, t, k)\ny = MatMul(u, b)",
         inputs="float[2,3,5,3] x",
         opset=24,
         a=(3, 6),
@@ -181,7 +181,18 @@ NOT_RUN = [
         k=ints(0, 2),
         b=(6, 4),
     )
-    for axis in ("axis=-2", "axis=1", "")
+    for axis in ("axis=-2", "axis=1")
+] + [
+    case(
+        "TensorScatter along the last axis but one, unless said otherwise",
+        "t = MatMul(x, a)\nu = TensorScatter(p, t, k)\ny = MatMul(u, b)",
+        inputs="float[2,5,3] x",
+        opset=24,
+        a=(3, 6),
+        p=(2, 9, 6),
+        k=ints(0, 2),
+        b=(6, 4),
+    )
 ]
 
 
@@ -202,6 +213,7 @@ VALUES = {values: Operand("v", (2,), gs.Constant("v", np.array(values, np.float3
         ("ScatterElements", (X, Operand("k", (4, 5)), Operand("w", (4, 5))), {}, Counting(1, (X.dim(0), Y.dim(0)))),
         ("Scatter", (X, Operand("k", (4, 5)), Operand("w", (4, 5))), {"axis": 1}, Counting(1, (X.dim(1), Y.dim(1)))),
         ("GatherND", (X, Operand("k", (4, 1))), {}, Counting(1, (X.dim(0),))),
+        ("GatherND", (X, Operand("k", (3, 4, 1))), {}, Counting(1, (X.dim(0),))),
         ("GatherND", (X, Operand("k", (6, 1))), {"batch_dims": 1}, None),
         ("GatherND", (X, Operand("k", (4, 2))), {}, None),
         ("OneHot", (X, Operand("d", ()), VALUES[0, 1]), {}, Counting(0, (Y.dim(1),), empty=True)),
@@ -213,6 +225,17 @@ def test_numbers_count_on_an_axis(
     operator: str, inputs: tuple[Operand, ...], attributes: dict[str, int], counts: Counting | None
 ) -> None:
     assert RULES[operator].counts(Call(operator, "", inputs, (Y,), attributes, 18)) == counts
+
+
+def test_a_one_hot_is_as_deep_as_what_is_left_of_its_axis() -> None:
+    depth = gs.Constant("d", np.array(7))
+    inputs = Operand("x", (5,)), Operand("d", (), depth), VALUES[0, 1]
+    call = Call("OneHot", "", inputs, (Operand("y", (7, 5)),), {"axis": 0}, 18)
+    node = gs.Node("OneHot", inputs=[gs.Variable("x"), depth], outputs=[gs.Variable("y")])
+    repair = RULES["OneHot"].repair
+    assert repair is not None
+    repair(node, call, lambda operand, axis: np.arange(3 if axis % 2 == 0 else 5))
+    assert node.inputs[1].values == 3
 
 
 def test_what_is_picked_from_all_elements_holds_them() -> None:

@@ -159,8 +159,8 @@ def test_law(case: Case) -> None:
     check(case)
 
 
-@pytest.mark.parametrize("operator", ["ReduceSum", "ReduceMax"])
-def test_axes_that_are_computed_at_run_time_hold_all(operator: str) -> None:
+@pytest.mark.parametrize("operator", ["ReduceSum", "ReduceMax", "Upsample"])
+def test_axes_and_scales_that_are_computed_at_run_time_hold_all(operator: str) -> None:
     """Called, since the shape of what comes out is not known then, so that no rule is asked."""
     x, y = Operand("x", (2, 6)), Operand("y", (2, 1))
     assert not [*RULES[operator].ties(Call(operator, "", (x, Operand("k", (1,))), (y,), {}, 18))]
