@@ -55,18 +55,18 @@ def thinned(proto: onnx.ModelProto, share: float, block: int, seed: int = 0) -> 
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     weights = {node.input[1]: node for node in result.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")}
+    depthwise = {name for name, node in weights.items() if any(a.name == "group" and a.i > 1 for a in node.attribute)}
     for tensor in result.graph.initializer:
-        if tensor.name in weights:
+        if tensor.name in weights.keys() - depthwise:
             values = numpy_helper.to_array(tensor)
             turned = weights[tensor.name].op_type != "Conv" and not any(
                 a.name == "transB" and a.i for a in weights[tensor.name].attribute
             )
             rows = (values.T if turned else values).reshape(values.shape[-1] if turned else len(values), -1)
-            if rows.shape[1] > 25:
-                kept = np.repeat(rng.random((-(-len(rows) // block), rows.shape[1])) >= share, block, 0)[: len(rows)]
-                thin = rows * kept
-                values = thin.T if turned else thin.reshape(values.shape)
-                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), tensor.name))
+            kept = np.repeat(rng.random((-(-len(rows) // block), rows.shape[1])) >= share, block, 0)[: len(rows)]
+            thin = rows * kept
+            values = thin.T if turned else thin.reshape(values.shape)
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), tensor.name))
     return result
 
 
