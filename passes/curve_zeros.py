@@ -32,7 +32,7 @@ class CurveZeros:
     """
 
     levels: tuple[float, ...] = (0.4, 0.6, 0.75, 0.88)
-    block: int = 4
+    block: int = 2
     floor: float = 0.05
     damp: float = 0.01
 

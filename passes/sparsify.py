@@ -29,7 +29,8 @@ class Sparsify:
         pattern: ``N:M`` in place of a ratio: of every M neighbouring input channels at most N are left.
         milliseconds: latency of the whole model in place of a ratio, as predicted from ``curve_zeros``; 0 is none.
         levels: a ratio for every layer by its weight, in place of one for all.
-        block: output channels that share their zeros; 1 keeps most accuracy, 4 is fastest.
+        block: output channels that share their zeros. 1 keeps most accuracy, but kernels of 2 are a third faster; those
+            of 4 are faster by a few per cent more, and lose about twice as much (docs/results.md, "Zeros").
         floor: share of its inputs that every block keeps.
         damp: share of the mean input power added to every input.
     """
@@ -38,7 +39,7 @@ class Sparsify:
     pattern: str = ""
     milliseconds: float = 0.0
     levels: Mapping[str, float] | None = None
-    block: int = 4
+    block: int = 2
     floor: float = 0.05
     damp: float = 0.01
 
