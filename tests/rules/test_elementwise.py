@@ -192,6 +192,23 @@ SILENT = [
     averaged("Clip without a lower bound, opset 9", "v = Clip<max=0.5>(t)", silent=True, opset=9),
     averaged("Clip without an upper bound, opset 9", "v = Clip<min=-0.5>(t)", silent=True, opset=9),
     averaged("Clip by a computed bound", "low = ReduceMin<keepdims=0>(x)\nv = Clip(t, low)", silent=False),
+    averaged("Div by 2", "v = Div(t, e)", silent=True, e=np.array(2, F)),
+    averaged("Div by 2 of what is not silent", "w = Exp(t)\nv = Div(w, e)", silent=False, e=np.array(2, F)),
+    averaged(
+        "Where, silent in both choices",
+        "p = Greater(t, e)\nw = Tanh(t)\nv = Where(p, t, w)",
+        silent=True,
+        e=np.array(0.1, F),
+    ),
+    *(
+        averaged(
+            f"Where, not silent in the {which} choice",
+            f"p = Greater(t, e)\nw = Exp(t)\nv = Where(p, {choices})",
+            silent=False,
+            e=np.array(0.1, F),
+        )
+        for which, choices in (("first", "w, t"), ("second", "t, w"))
+    ),
     averaged("Pow", "w = Abs(t)\nv = Pow(w, e)", silent=True, e=np.array(1.5, F)),
     averaged("Pow by 0", "w = Abs(t)\nv = Pow(w, e)", silent=False, e=np.zeros((1, 6, 1, 1), F)),
     averaged("Pow by what is computed", "w = Abs(t)\ne = ReduceMax<keepdims=0>(w)\nv = Pow(w, e)", silent=False),
