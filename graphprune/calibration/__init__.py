@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from graphprune.calibration.activations import Inputs, batched, has_images, is_open, synthetic
 from graphprune.calibration.importance import importance
 from graphprune.calibration.matching import matched
-from graphprune.calibration.measured import WIDEST, Measured, columns, sampled, walked
+from graphprune.calibration.measured import WIDEST, Measured, columns, mixed, sampled, walked
 from graphprune.calibration.noise import KINDS
 from graphprune.calibration.statistics import Statistics, imposed, in_graph, observed, shrunk
 from graphprune.calibration.tokens import enough, lengths, reader, sequences, writer
@@ -208,52 +208,48 @@ def calibrate(
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
     noise: dict[str, Noise] = {}
     logits = None
-    sets: list[dict[str, Measured]] = []
+    seen: dict[str, Measured] = {}
     if (read := reader(model, vocabulary)) is not None:
         read = writer(model, read)
         logits = read.logits
         widest = max((columns(model, name, layer) for name, (_, layer) in found.items()), default=1)
         parts = [replace(read, length=length) for length in lengths(model, read)]
         number = 0
-        for part in parts:
+        for k, part in enumerate(parts, 1):
             words = sequences(model, part, max(count, enough(widest, part)), seed)
             noise[f"tokens by {part.length}"] = Noise(partial(_same, words), observed(model, statistics, words))
             number += items(words)
-            sets.append(walked(model, found, words))
+            seen = mixed(seen, walked(model, found, words), 1 / k)
         how = "written by the model" if read.logits else "drawn from the vocabulary"
         source = f"{number} sequences of {' and '.join(str(part.length) for part in parts)} tokens {how}: {read}"
     else:
         kinds = tuple(kinds) if has_images(model) else tuple(kinds[:1])
-        for kind in track(kinds):
+        for k, kind in enumerate(track(kinds), 1):
             make = partial(synthetic, model, kind, count, seed, spread)
             inputs = make()
             noise[kind] = Noise(make, observed(model, statistics, inputs))
-            sets.append(sampled(imposed(model, statistics, noise[kind].found), found, inputs, seed))
+            seen = mixed(seen, sampled(imposed(model, statistics, noise[kind].found), found, inputs, seed), 1 / k)
         imitated = "scaled to BatchNorm statistics in every layer" if statistics else "no BatchNorm statistics to match"
         source = f"{count} inputs of {' and '.join(kinds)} noise each, {imitated}"
-    shares = [1 / len(sets)] * len(sets)
     nearest = []  # the inputs that are most like real ones
     if (similar := _matching(model, statistics, kinds[-1], seed, spread, effort)) is not None:
         noise = {"matched": Noise(lambda: similar, observed(model, statistics, similar))}
-        sets.append(sampled(model, found, similar, seed))
-        shares = [*(share * (1 - MATCHED) for share in shares), MATCHED]
+        seen = mixed(seen, sampled(model, found, similar, seed), MATCHED)
         nearest.append(similar)
         source += f"; {items(similar)} inputs optimised to match them"
     if given is not None:
-        sets.append(sampled(model, found, given, seed))
-        shares = [*(share * (1 - GIVEN) for share in shares), GIVEN]
+        seen = mixed(seen, sampled(model, found, given, seed), GIVEN)
         nearest.append(given)
         source += f"; {items(given)} real inputs"
     weight = _importance(model, [layer.y for _, layer in found.values()], nearest, seed)
     moments = {}
     for name, (node, layer) in found.items():
-        seen = [s.pop(name) for s in sets]  # nothing is held twice
-        second = np.sum([share * s.second for share, s in zip(shares, seen, strict=True)], axis=0)
-        covariance = np.sum([share * s.covariance for share, s in zip(shares, seen, strict=True)], axis=0)
+        own = seen.pop(name)
+        second, covariance = own.second, own.covariance
         if not np.isfinite(second).all() or not np.isfinite(covariance).all():
             skipped[name] = "its inputs are not finite"
             continue
-        second = np.stack([shrunk(part, sum(s.count for s in seen)) for part in second])
+        second = np.stack([shrunk(part, own.count) for part in second])
         matters = weight.get(layer.y)
         if matters is not None and len(matters) != len(covariance):
             matters = None

@@ -70,6 +70,20 @@ def _joined(batches: Sequence[Mapping[str, np.ndarray]], layer: Layer) -> Iterat
             start, there = k, 0
 
 
+def mixed(known: dict[str, Measured], new: dict[str, Measured], share: float) -> dict[str, Measured]:
+    """Moments of which ``share`` come from ``new``; both are used up, so that nothing is held twice."""
+    common: dict[int, np.ndarray] = {}  # layers whose outputs end up in one tensor have its covariance in common
+    for name, before in known.items():
+        now = new[name]
+        now.second[...] *= share
+        before.second[...] *= 1 - share
+        now.second[...] += before.second
+        if id(now.covariance) not in common:
+            common[id(now.covariance)] = share * now.covariance + (1 - share) * before.covariance
+        known[name] = Measured(now.second, common[id(now.covariance)], now.count + before.count)
+    return known or new
+
+
 class _Sums:
     """Sums over positions, so far; x and y end in a 1."""
 
