@@ -92,6 +92,8 @@ def _untrained(name: str) -> torch.nn.Module:
 
     made = {"fashion_resnet20": "resnet20", "fashion_mobilenet": "mobilenet", "fashion_densenet": "densenet"}
     made |= {"fashion_vgg": "vgg", "fashion_vit": "vit"}
+    if name not in made:
+        raise ValueError(f"there is no PyTorch module of {name}")
     return getattr(import_module(f"models.{name}"), made[name])()
 
 

@@ -4,7 +4,17 @@ from importlib import import_module
 
 from models.zoo import MissingError, ZooModel
 
-MODULES = ("fashion", "efficientnet_lite0", "ppocr_cls", "minilm", "smollm2", "ppocr_rec", "classics", "plain")
+MODULES = (
+    "fashion",
+    "efficientnet_lite0",
+    "ppocr_cls",
+    "minilm",
+    "smollm2",
+    "ppocr_rec",
+    "magika",
+    "classics",
+    "plain",
+)
 
 
 def catalogue() -> dict[str, ZooModel]:

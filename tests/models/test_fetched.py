@@ -27,6 +27,7 @@ def built(name: str) -> Path:
         "efficientnet_lite0_traced",
         "efficientnet_lite0_default",
         "ppocr_cls",
+        "magika",
         "minilm",
         "minilm_traced",
     ],
