@@ -202,7 +202,7 @@ class Call:
         operand = self.input(index)
         if operand is None or operand.constant is None:
             return None
-        return [int(v) for v in operand.values.reshape(-1)]
+        return [int(v) for v in operand.values.ravel()]
 
 
 # Old numbers of the positions that stay on an axis, ascending.
@@ -374,7 +374,7 @@ def set_sizes(node: gs.Node, call: Call, index: int, new: Mapping[int, int]) -> 
 
 
 def _replaced(numbers: gs.Constant, new: Mapping[int, int]) -> np.ndarray:
-    values = np.array(numbers.values).reshape(-1)
+    values = np.array(numbers.values).ravel()
     for at, value in new.items():
         if 0 <= at < len(values):
             values[at] = value

@@ -119,8 +119,9 @@ def _layer_norm_ties(call: Call) -> Ties:
 
 def _type(call: Call) -> np.dtype | None:
     """Of the numbers; where onnx cannot tell x's, that of the scale."""
-    scale = call.input(1)
-    return call.x.dtype or (scale.constant.dtype if scale is not None and scale.constant is not None else None)
+    scale = call.inputs[1]
+    assert scale is not None
+    return call.x.dtype or (None if scale.constant is None else scale.constant.dtype)
 
 
 def _normalised(call: Call) -> range:

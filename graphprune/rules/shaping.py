@@ -47,7 +47,7 @@ def _runs(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> Iterator[tuple[
     """Split two shapes of equal product into the smallest runs of axes of equal product, axes of size 1 left out."""
     a = [k for k, n in enumerate(shape_a) if n != 1]
     b = [k for k, n in enumerate(shape_b) if n != 1]
-    while a and b:
+    while a:
         i = j = 1
         while (left := prod(shape_a[k] for k in a[:i])) != (right := prod(shape_b[k] for k in b[:j])):
             if left < right:
@@ -92,7 +92,7 @@ def _reshape_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node]:
     new: dict[int, int] = {}
     for axis in range(call.y.rank):
         size = len(kept(call.y, axis))
-        copied = _size(call, axis) == 0 and not call.attrs.get("allowzero", 0)
+        copied = _size(call, axis) == 0  # or empty, by allowzero, and stays so
         if size != call.y.shape[axis] or (copied and size != len(kept(call.x, axis))):
             new[axis] = size
     return set_sizes(node, call, 1, new)
@@ -156,8 +156,7 @@ def _filled_ties(call: Call) -> Ties:
 
 
 def _filled_repair(node: gs.Node, call: Call, kept: Kept) -> Iterable[gs.Node]:
-    left = {axis: len(kept(call.y, axis)) for axis in range(call.y.rank)}
-    return set_sizes(node, call, 0, {axis: n for axis, n in left.items() if n != call.y.shape[axis]})
+    return set_sizes(node, call, 0, {axis: len(kept(call.y, axis)) for axis in range(call.y.rank)})
 
 
 def _filled_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
@@ -169,9 +168,7 @@ def _filled_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
 def _shape_ties(call: Call) -> Ties:
     """Sizes that nobody asks for may change."""
     for axis in range(call.x.rank):
-        if axis in call.asked:
-            yield Pin(call.x.dim(axis), "its size is asked for at run time")
-        else:
+        if axis not in call.asked:
             yield cover(call.x, axis, np.arange(call.x.shape[axis]))
 
 

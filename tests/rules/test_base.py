@@ -18,6 +18,7 @@ from graphprune.rules.base import (
     never,
     normal_axis,
     reduction,
+    scaled,
     set_ints,
     some,
     tie,
@@ -110,3 +111,12 @@ def test_integers_are_put_back_where_they_were() -> None:
     without = gs.Node("Op", inputs=[gs.Variable("v")], outputs=[gs.Variable("w")])
     set_ints(without, "axes", 1, [7])
     assert without.inputs[1].values.dtype == np.int64
+
+
+def test_an_output_is_multiplied_unless_by_one() -> None:
+    node = gs.Node("Op", "op", outputs=[y := gs.Variable("y", np.float32)])
+    assert list(scaled(node, call({}), 1, np.dtype(np.float32))) == []
+    assert node.outputs == [y]
+    (product,) = scaled(node, call({}), 2, np.dtype(np.float32))
+    assert (product.op, product.outputs, product.inputs[0]) == ("Mul", [y], node.outputs[0])
+    assert product.inputs[1].values == 2

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
+from graphprune.cut import cut, gone
 from graphprune.groups import analyse
 from graphprune.model import load
-from tests.law import Case, among, between, case, check, net
+from graphprune.rules import Call, Operand
+from graphprune.rules.normalization import _type
+from tests.law import Case, among, between, case, check, halves, net
 
 POSITIVE = np.linspace(0.5, 1.5, 6, dtype=np.float32)
 BATCHNORM = {"s": (6,), "o": (6,), "m": (6,), "v": POSITIVE}
@@ -97,7 +101,8 @@ CASES = [
         "GroupNormalization: whole groups go",
         "u = GroupNormalization<num_groups=3>(t, s, o)",
         "3 a[0]*2 c[0]*2 s[0]*2 o[0]*2 b[1]*2",
-        known="float[1,6,8,8] u",  # to onnx's inference, which knows none for this operator
+        inputs="float[2,3,9,5] x",
+        known="float[2,6,9,5] u",  # to onnx's inference, which knows none for this operator
         opset=21,
         s=(6,),
         o=(6,),
@@ -212,6 +217,56 @@ CASES = [
     ),
     between("LpNormalization over another axis", "u = LpNormalization<axis=3, p=2>(t)"),
     between("LpNormalization over the last axis", "u = LpNormalization<p=1>(t)"),
+    among(
+        "LpNormalization of what is not silent, last axis unless said otherwise",
+        "v = Exp(t)\nu = LpNormalization(v)",
+        pinned=True,
+    ),
+    between(
+        "BatchNormalization with a scale that is not silent, averaged",
+        "f = Exp(s)\nn = BatchNormalization(t, f, o, m, v)\nu = ReduceMean<axes=[1]>(n)",
+        pinned=True,
+        b=(4, 1, 1, 1),
+        **BATCHNORM,
+    ),
+    between(
+        "InstanceNormalization of what is not silent with a scale that is not silent, averaged",
+        "e = Exp(t)\nf = Exp(s)\nn = InstanceNormalization(e, f, o)\nu = ReduceMean<axes=[1]>(n)",
+        pinned=True,
+        b=(4, 1, 1, 1),
+        s=(6,),
+        o=(6,),
+    ),
+    *(
+        among(
+            f"LayerNormalization with {what} that is not silent, and its sum",
+            f"f = Exp({given})\nn = LayerNormalization(t, {affine})\nq = ReduceSum<keepdims=1>(n, k)\nu = Add(n, q)",
+            pinned=True,
+            s=(6,),
+            o=(6,),
+            k=np.array([-1]),
+        )
+        for what, given, affine in (("a scale", "s", "f, o"), ("an offset", "o", "s, f"))
+    ),
+    among(
+        "LayerNormalization whose offset is left empty",
+        "u = LayerNormalization(t, s, )",
+        "6 a[1] s[0] b[0]",
+        s=(6,),
+    ),
+    among(
+        "RMSNormalization, one scale for two of them",
+        "n = RMSNormalization<epsilon=0.1>(t, s)\nr = Add(n, t)\nu = RMSNormalization(r, s)",
+        "6 a[1] s[0] b[0]",
+        s=(6,),
+        opset=23,
+    ),
+    between(
+        "RMSNormalization of images by a scale that is computed",
+        "m = Exp(s)\nu = RMSNormalization<axis=2>(t, m)",
+        s=(8, 8),
+        opset=23,
+    ),
 ]
 # onnxruntime does not train it.
 NOT_RUN = [
@@ -237,3 +292,34 @@ def test_law(case: Case) -> None:
 def test_pins_say_why(node: str, why: str) -> None:
     dependencies = analyse(load(net(f"t = Conv(x, a)\nu = {node}\ny = Conv(u, b)", a=(6, 3, 1, 1), b=(4, 6, 1, 1))))
     assert {str(p.dim): p.why for p in dependencies.pinned}["b[1]"] == why
+
+
+@pytest.mark.parametrize(
+    ("norm", "opset", "inexact"),
+    [
+        ("u = LayerNormalization<axis=3>(t, s)", 17, False),
+        ("u = RMSNormalization<axis=1>(t, s)", 23, False),
+        ("u, m = LayerNormalization<axis=1>(t, s)\ny0 = Relu(m)", 17, True),
+    ],
+)
+def test_a_norm_is_spelled_out_only_where_it_has_to_be(norm: str, opset: int, inexact: bool) -> None:
+    weights = {"a": (6, 3, 1, 1), "b": (4, 6, 1, 1), "s": (8,) if "3" in norm else (6, 8, 8)}
+    outputs = "y y0" if inexact else "y"
+    model = load(net(f"t = Conv(x, a)\n{norm}\ny = Conv(u, b)", outputs=outputs, opset=opset, **weights))
+    groups = analyse(model, inexact=inexact).groups
+    small = cut(model, gone(groups, halves(groups)))
+    assert small.constants["b"].shape == (4, 3, 1, 1)
+    assert sorted(node.op for node in small.graph.nodes) == sorted(node.op for node in model.graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("of_x", "of_scale", "found"),
+    [(None, np.float32, np.float32), (np.float16, np.float32, np.float16), (None, None, None)],
+)
+def test_numbers_are_of_the_type_of_the_scale_where_that_of_x_is_unknown(
+    of_x: type | None, of_scale: type | None, found: type | None
+) -> None:
+    scale = None if of_scale is None else gs.Constant("s", np.ones(6, of_scale))
+    x = Operand("x", (2, 6), dtype=None if of_x is None else np.dtype(of_x))
+    call = Call("LayerNormalization", "n", (x, Operand("s", (6,), scale), Operand("o", (6,))), (x,), {}, 17)
+    assert _type(call) == (None if found is None else np.dtype(found))

@@ -9,6 +9,7 @@ from graphprune.cut import cut, gone
 from graphprune.groups import analyse
 from graphprune.model import load
 from graphprune.proof import Runner
+from graphprune.rules import RULES, Call, Operand, Pin
 from graphprune.rules.shaping import _runs
 from tests.law import Case, among, between, case, check, halves, net
 
@@ -134,6 +135,15 @@ RESHAPE = [
         s=ints(1, 4, 96),
         r=ints(1, 6, 8, 8),
         pinned=True,
+    ),
+    case(
+        "Reshape by 0 for an axis that stays, where the one of x is cut",
+        "t = MatMul(x, a)\nv = Reshape(t, s)\nu = Relu(v)\ny = MatMul(u, b)",
+        "2 a[1]*2 b[0]",
+        s=ints(2, 0, -1),
+        inputs="float[4,3] x",
+        a=(3, 4),
+        b=(2, 5),
     ),
     case(
         "Reshape to a target made from the image's own shape",
@@ -286,8 +296,9 @@ FILLED = [
     ),
     among(
         "ConstantOfShape of zeros is silent, sizes joined at run time",
-        "d = Shape<end=2>(x)\ng = Concat<axis=0>(d, s)\nz = ConstantOfShape(g)\nv = Add(t, z)\n"
+        "d = Shape<end=1>(x)\ng = Concat<axis=0>(d, rows, s)\nz = ConstantOfShape(g)\nv = Add(t, z)\n"
         "q = ReduceSum<keepdims=1>(v, k)\nu = Add(v, q)",
+        rows=ints(5),
         s=ints(6),
         k=ints(-1),
     ),
@@ -371,7 +382,28 @@ def test_symbolic_sizes_survive_the_repair() -> None:
         ((1, 1), (1,), []),
         ((4, 1, 5), (1, 4, 5), [([0], [1]), ([2], [2])]),
         ((8, 3, 5), (2, 4, 15), [([0], [0, 1]), ([1, 2], [2])]),
+        ((0, 5), (0, 7), [([0], [0])]),
     ],
 )
 def test_runs(a: tuple[int, ...], b: tuple[int, ...], found: list[tuple[list[int], list[int]]]) -> None:
     assert list(_runs(a, b)) == found
+
+
+@pytest.mark.parametrize(
+    ("node", "sizes", "left"),
+    [("Expand(t, s)", [2, 5, 6], [2, 5, 1]), ("Tile(t, s)", [1, 3, 1], [1, 3, 1])],
+)
+def test_sizes_of_axes_that_are_not_cut_stay_as_they_are(node: str, sizes: list[int], left: list[int]) -> None:
+    body = f"t = MatMul(x, a)\nu = {node}\ny = MatMul(u, b)"
+    model = load(net(body, inputs="float[2,5,3] x", a=(3, 6), b=(6, 4), s=ints(*sizes)))
+    groups = analyse(model).groups
+    small = cut(model, gone(groups, halves(groups)))
+    ((name, after),) = [(n, c.values.tolist()) for n, c in small.constants.items() if c.dtype == np.int64]
+    assert after == left
+    assert (name == "s") == (sizes == left), "a list that stays is not written anew"
+
+
+def test_a_target_of_unknown_length_holds_all_axes() -> None:
+    x, y = Operand("x", (2, 3)), Operand("y", (2, 3))
+    call = Call("Reshape", "reshape", (x, Operand("s", (2,))), (y,), {}, 17)
+    assert [said.dim for said in RULES["Reshape"].ties(call) if isinstance(said, Pin)] == [y.dim(0), y.dim(1)]
