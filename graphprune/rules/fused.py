@@ -88,7 +88,7 @@ def _skip_ties(call: Call) -> Ties:
 
 def _made(call: Call, also: int) -> list[Operand]:
     """The normalised output, and the sum at ``also`` where it is asked for."""
-    return [o for o in (call.y, *call.outputs[also : also + 1]) if o is not None]
+    return [o for o in (call.y, *call.outputs[also:]) if o is not None]
 
 
 def _skip_norm_ties(call: Call) -> Ties:

@@ -263,7 +263,7 @@ def _gather_counting(call: Call) -> Counting | None:
 
 def _pad_silence(call: Call, zero: Sequence[np.ndarray]) -> np.ndarray:
     value = call.input(2)
-    added = call.attrs.get("value", 0) if value is None else 1 if value.constant is None else value.values.any()
+    added = call.attrs.get("value", 0) if value is None else value.constant is None or value.values.any()
     return never(call, zero) if added else first(call, zero)
 
 

@@ -184,6 +184,7 @@ def averaged(name: str, body: str, *, silent: bool, **options: object) -> Case:
 SILENT = [
     averaged("Clip about 0", "v = Clip(t, low, high)", silent=True, low=np.array(-0.5, F), high=np.array(0.7, F)),
     averaged("Clip above 0", "v = Clip(t, low)", silent=False, low=np.array(0.5, F)),
+    averaged("Clip above 1", "v = Clip(t, low)", silent=False, low=np.array(1.5, F)),
     averaged("Clip below 0", "v = Clip(t, , high)", silent=False, high=np.array(-0.5, F)),
     averaged("Clip about 0, opset 9", "v = Clip<min=-0.5, max=0.7>(t)", silent=True, opset=9),
     averaged("Clip above 0, opset 9", "v = Clip<min=0.5, max=0.7>(t)", silent=False, opset=9),
@@ -210,6 +211,7 @@ SILENT = [
         for which, choices in (("first", "w, t"), ("second", "t, w"))
     ),
     averaged("Pow", "w = Abs(t)\nv = Pow(w, e)", silent=True, e=np.array(1.5, F)),
+    averaged("Pow by less than 1", "w = Abs(t)\nv = Pow(w, e)", silent=True, e=np.array(0.5, F)),
     averaged("Pow by 0", "w = Abs(t)\nv = Pow(w, e)", silent=False, e=np.zeros((1, 6, 1, 1), F)),
     averaged("Pow by what is computed", "w = Abs(t)\ne = ReduceMax<keepdims=0>(w)\nv = Pow(w, e)", silent=False),
 ]

@@ -100,6 +100,27 @@ NORMS += [
         **SKIPPED,
     ),
     fused(
+        "SkipSimplifiedLayerNormalization of a branch that is not silent",
+        LOUD + "u = com.microsoft.SkipSimplifiedLayerNormalization(r, t, s)\ny = MatMul(u, b)",
+        **SKIPPED,
+    ),
+    *(
+        fused(
+            f"{op} with a bias that is not silent",
+            "t = MatMul(x, a)\nr = MatMul(x, d)\nf = Exp(e)\n"
+            f"u = com.microsoft.{op}(t, r, {parameters}, f)\ny = MatMul(u, b)",
+            **{**SKIPPED, "e": (6,)},
+        )
+        for op, parameters in (("SkipLayerNormalization", "s, o"), ("SkipSimplifiedLayerNormalization", "s"))
+    ),
+    fused(
+        "SkipLayerNormalization whose offset is left empty, and its mean",
+        "t = MatMul(x, a)\nr = MatMul(x, d)\nu = com.microsoft.SkipLayerNormalization(t, r, s, , e)\n"
+        "m = ReduceMean<axes=[-1]>(u)\nw = Add(u, m)\ny = MatMul(w, b)",
+        "6 a[1] d[1] s[0] e[0] b[0]",
+        **{**ROWS, "d": (3, 6), "s": (6,), "e": (6,)},
+    ),
+    fused(
         "SkipLayerNormalization with a scale that is computed",
         "t = MatMul(x, a)\nr = MatMul(x, d)\nk = ReduceMax<axes=[0,1], keepdims=0>(r)\n"
         "u = com.microsoft.SkipLayerNormalization(t, r, k)\ny = MatMul(u, b)",
@@ -118,12 +139,18 @@ EMBEDDED = [
     fused(
         "EmbedLayerNormalization, its sum handed on",
         "u, m, z = com.microsoft.EmbedLayerNormalization(x, p, word, place, part, s, o, there)\nw = Add(u, z)\n"
-        "y = MatMul(w, b)",
+        "k = ReduceMean<axes=[-1]>(w)\nv = Add(w, k)\ny = MatMul(v, b)",
         "6 word[1] place[1] part[1] s[0] o[0] b[0]",
         inputs="int32[2,5] x",
         p=np.array([[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]], np.int32),
         there=np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.int32),
         **_TABLES,
+    ),
+    fused(
+        "EmbedLayerNormalization of words that are not silent",
+        "w = Exp(word)\nu, m = com.microsoft.EmbedLayerNormalization(x, , w, place, , s, o)\ny = MatMul(u, b)",
+        inputs="int32[2,5] x",
+        **{key: shape for key, shape in _TABLES.items() if key != "part"},
     ),
 ]
 PRODUCTS = [
@@ -139,6 +166,13 @@ PRODUCTS = [
         "FusedMatMul of two computed tensors",
         "t = MatMul(x, a)\nr = MatMul(x, d)\ny = com.microsoft.FusedMatMul<transB=1>(t, r)",
         "6 a[1] d[1]",
+        inputs="float[2,5,3] x",
+        a=(3, 6),
+        d=(3, 6),
+    ),
+    fused(
+        "FusedMatMul of two that are not silent",
+        "t0 = MatMul(x, a)\nt = Exp(t0)\nr0 = MatMul(x, d)\nr = Exp(r0)\ny = com.microsoft.FusedMatMul<transB=1>(t, r)",
         inputs="float[2,5,3] x",
         a=(3, 6),
         d=(3, 6),
@@ -187,6 +221,7 @@ PRODUCTS = [
             ("Relu", "", True),
             ("LeakyRelu", ", activation_params=[0.1]", True),
             ("Tanh", "", True),
+            ("HardSwish", "", True),
             ("Sigmoid", "", False),
         )
     ),
@@ -273,7 +308,7 @@ EXPERTS = [
     fused(
         "MoE: neurons go in every expert",
         "t = MatMul(x, a)\nr = MatMul(t, g)\n"
-        'u = com.microsoft.MoE<k=2, activation_type="gelu">(t, r, up, ub, down, db)\n'
+        'u = com.microsoft.MoE<k=3, activation_type="gelu">(t, r, up, ub, down, db)\n'
         "y = MatMul(u, b)",
         "8 a[1] g[0] up[2]",
         "4 g[1] up[0] ub[0] down[0] db[0]",
@@ -288,6 +323,24 @@ EXPERTS = [
         db=(4, 8),
         b=(8, 4),
         rank=2,
+    ),
+    fused(
+        "MoE of sequences, one expert for each position unless said otherwise",
+        "t = MatMul(x, a)\nr0 = MatMul(t, g)\nr = Reshape(r0, rows)\n"
+        'u = com.microsoft.MoE<activation_type="gelu">(t, r, up, ub, down, db)\ny = MatMul(u, b)',
+        "8 a[1] g[0] up[2]",
+        "4 g[1] up[0] ub[0] down[0] db[0]",
+        "16 up[1] ub[1] down[2]",
+        "8 down[1] db[1] b[0]",
+        inputs="float[2,5,3] x",
+        a=(3, 8),
+        g=(8, 4),
+        rows=np.array([10, -1]),
+        up=(4, 16, 8),
+        ub=(4, 16),
+        down=(4, 8, 16),
+        db=(4, 8),
+        b=(8, 4),
     ),
 ]
 CASES = [*NORMS, *EMBEDDED, *PRODUCTS, *ELEMENTWISE, *EXPERTS]
@@ -306,6 +359,7 @@ def test_gates_of_experts_go_like_what_they_gate_and_a_sparse_mixer_keeps_expert
     call = Call("com.microsoft.MoE", "experts", operands, (Operand("y", (5, 8)),), {"activation_type": b"silu"}, 17)
     said = [said for said in RULES["com.microsoft.MoE"].ties(call) if isinstance(said, Tie)]
     told = {(str(tie.a), str(tie.b), tie.summed) for tie in said}
+    assert told >= {("x[1]", "up[2]", True), ("up[1]", "down[2]", True)}
     assert told >= {("x[1]", "gate[2]", True), ("gate[1]", "down[2]", False), ("gb[1]", "down[2]", False)}
     assert told >= {(f"{name}[0]", "r[1]", False) for name in (*shapes,)[2:]}
     packed = replace(call, attrs={"activation_type": b"swiglu"})
@@ -314,3 +368,5 @@ def test_gates_of_experts_go_like_what_they_gate_and_a_sparse_mixer_keeps_expert
     assert [said.dim for said in RULES[call.op].ties(sparse) if isinstance(said, Pin)] == [Dim("r", 1)]
     assert RULES[call.op].routes(sparse) is None
     assert RULES[call.op].routes(call) == Routing(1, 1, 1, clipped=True)
+    assert RULES[call.op].routes(replace(call, attrs={"k": 3})) == Routing(1, 1, 3, clipped=True)
+    assert RULES[call.op].macs(call) == 5 * 3 * 8 * 16

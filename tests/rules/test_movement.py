@@ -6,10 +6,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+from graphprune.cut import cut, gone
 from graphprune.groups import analyse
 from graphprune.model import load
-from graphprune.rules import RULES, Call, Operand, Tie
-from tests.law import Case, among, between, case, check, net
+from graphprune.rules import RULES, Call, Counting, Operand, Tie
+from tests.law import Case, among, between, case, check, halves, net
 
 DEFAULT = "6 a[0] c[0] b[1]"
 
@@ -334,6 +335,16 @@ TRANSPOSE = [
     among("Unsqueeze of a constant", "k2 = Unsqueeze(k, z)\nu = Mul(t, k2)", "6 a[1] k[0] b[0]", k=(6,), z=ints(0, 1)),
 ]
 PAD = [
+    between("Slice, opset 9, of the first axes", "u = Slice<starts=[0], ends=[1]>(t)", opset=9),
+    case(
+        "Gather of rows by negative numbers, first axis unless said otherwise",
+        "t = MatMul(a, x)\nu = Gather(t, i)\ny = MatMul(b, u)",
+        "6 a[0] b[1]",
+        inputs="float[3,5] x",
+        a=(6, 3),
+        b=(4, 6),
+        i=ints(-1, -2, -3, 2, 1, 0),
+    ),
     between("Pad of the image", "u = Pad(t, p)", p=ints(0, 0, 1, 1, 0, 0, 1, 1)),
     between("Pad by another value", "u = Pad(t, p, v)", p=ints(0, 0, 1, 1, 0, 0, 1, 1), v=np.array(0.5, np.float32)),
     *(
@@ -500,3 +511,18 @@ def test_pins_say_why() -> None:
         "Slice",
         "sliced with step 2, and by other axes too",
     )
+
+
+@pytest.mark.parametrize("body", ["p, q = Split<axis=2>(t)\nu = Add(p, q)", "s = Squeeze(t)\nu = Unsqueeze(s, k)"])
+def test_what_says_nothing_of_the_axis_that_is_cut_stays_as_it_is(body: str) -> None:
+    model = load(net(f"t = Conv(x, a)\n{body}\ny = Conv(u, b)", a=(6, 3, 1, 1), b=(4, 6, 1, 1), k=ints(0)))
+    groups = analyse(model).groups
+    small = cut(model, gone(groups, halves(groups)))
+    assert small.constants["b"].shape == (4, 3, 1, 1)
+    assert [len(node.inputs) for node in small.graph.nodes if node.op in ("Split", "Squeeze")] == [1]
+
+
+def test_numbers_that_are_computed_count_on_the_axis_that_is_gathered_from() -> None:
+    x = Operand("x", (8, 6))
+    call = Call("Gather", "g", (x, Operand("i", (2,))), (Operand("y", (8, 2)),), {"axis": 1}, 17)
+    assert RULES["Gather"].counts(call) == Counting(1, (x.dim(1),))
