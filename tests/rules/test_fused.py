@@ -127,6 +127,16 @@ NORMS += [
         **SKIPPED,
     ),
 ]
+for outputs in (3, 4):  # of which only the first has a name
+    NORMS.append(
+        fused(
+            f"SkipLayerNormalization with {outputs} outputs, the others left empty",
+            "t = MatMul(x, a)\nr = MatMul(x, d)\nu = com.microsoft.SkipLayerNormalization(t, r, s)\ny = MatMul(u, b)",
+            "6 a[1] d[1] s[0] b[0]",
+            **{**ROWS, "d": (3, 6), "s": (6,)},
+        )
+    )
+    NORMS[-1].model.graph.node[2].output.extend([""] * (outputs - 1))
 _TABLES = {"word": (9, 6), "place": (8, 6), "part": (2, 6), "s": (6,), "o": (6,), "b": (6, 4)}
 EMBEDDED = [
     fused(
