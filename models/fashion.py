@@ -74,6 +74,7 @@ ZOO = tuple(
         ("fashion_resnet20", 273_658, 94.20),
         ("fashion_mobilenet", 73_142, 92.10),
         ("fashion_densenet", 78_118, 92.20),
+        ("fashion_vgg", 246_274, 94.10),
         ("fashion_vit", 304_906, 91.45),
         ("fashion_moe", 111_658, 87.45),
     ]

@@ -8,7 +8,7 @@ import pytest
 from models import find
 from models.zoo import MissingError, onnxruntime_run
 
-NAMES = ["fashion_resnet20", "fashion_mobilenet", "fashion_densenet", "fashion_vit"]
+NAMES = ["fashion_resnet20", "fashion_mobilenet", "fashion_densenet", "fashion_vgg", "fashion_vit"]
 
 
 @pytest.mark.parametrize("name", NAMES)
