@@ -54,8 +54,11 @@ def main() -> None:
 
 def _work(scratch: Path) -> None:
     """What the child does; never returns to the caller."""
+    stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
         for end in _END:  # once is enough: what follows is tidying up
             signal.signal(end, signal.SIG_IGN)
         raise KeyboardInterrupt
@@ -71,16 +74,17 @@ def _work(scratch: Path) -> None:
 
         limits.supervised = True
         output.journal = scratch / _JOURNAL
-        verbs.main()
+        verbs.main(lambda: stopping)
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except KeyboardInterrupt:  # before the command line took over
-        code = _INTERRUPTED
     except MemoryError:  # even for saying so
         code = 9
-    except BaseException:  # the installation is broken
-        traceback.print_exc()
+    except BaseException:
+        if stopping:  # what is being loaded makes other errors of it
+            code = _INTERRUPTED
+        else:  # the installation is broken
+            traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:

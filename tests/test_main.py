@@ -142,6 +142,20 @@ def interrupt_compile(folder: Path, compiled: Path, number: int, seconds: float)
     check_compiled(folder, tree(compiled))
 
 
+def test_what_native_code_makes_of_an_interrupt_is_one(monkeypatch):
+    from graphprune.cli import verbs
+
+    def loading() -> None:
+        raise ImportError("initialization failed")
+
+    monkeypatch.setattr(verbs, "app", loading)
+    with pytest.raises(KeyboardInterrupt):
+        verbs.main(lambda: True)
+    with pytest.raises(SystemExit) as ended:
+        verbs.main()
+    assert ended.value.code == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_compile_leaves_the_old_folder_or_the_new_one(tmp_path, compiled, number):
     interrupt_compile(tmp_path, compiled, number, 3.0)

@@ -358,16 +358,25 @@ def _command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def main() -> None:
-    """Run the command line; every deliberate error is one line, a hint, and its exit code."""
+def main(interrupted: Callable[[], bool] = lambda: False) -> None:
+    """Run the command line; every deliberate error is one line, a hint, and its exit code.
+
+    Args:
+        interrupted: whether the process has been asked to end.
+
+    Raises:
+        KeyboardInterrupt: it has; native code and modules that are being loaded make other errors of that.
+    """
     try:
         app()
-    except GraphpruneError as error:
-        _end(str(error), error.hint, error.exit_code)
-    except MemoryError:
-        hint = "raise the limit with --max-memory, or use a smaller model"
-        _end("out of memory", hint, LimitError.exit_code)
     except Exception as error:
+        if interrupted():
+            raise KeyboardInterrupt from error
+        if isinstance(error, GraphpruneError):
+            _end(str(error), error.hint, error.exit_code)
+        if isinstance(error, MemoryError):
+            hint = "raise the limit with --max-memory, or use a smaller model"
+            _end("out of memory", hint, LimitError.exit_code)
         _end(f"{type(error).__name__}: {error}", "this is a defect: run again with -v and report it", 1)
 
 
