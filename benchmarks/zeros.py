@@ -50,14 +50,17 @@ SHARES, BLOCKS = [0.5, 0.7, 0.8, 0.9], [1, 4]
 
 
 def thinned(proto: onnx.ModelProto, share: float, block: int, seed: int = 0) -> onnx.ModelProto:
-    """The model with that share of the weights of its convolutions and matrix products zero; depthwise ones stay."""
+    """The model with that share of the weights of its convolutions and matrix products zero; those in groups stay."""
     rng = np.random.default_rng(seed)
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    weights = {node.input[1]: node for node in result.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")}
-    depthwise = {name for name, node in weights.items() if any(a.name == "group" and a.i > 1 for a in node.attribute)}
+    weights = {
+        node.input[1]: node
+        for node in result.graph.node
+        if node.op_type in ("Conv", "MatMul", "Gemm") and not any(a.name == "group" and a.i > 1 for a in node.attribute)
+    }
     for tensor in result.graph.initializer:
-        if tensor.name in weights.keys() - depthwise:
+        if tensor.name in weights:
             values = numpy_helper.to_array(tensor)
             turned = weights[tensor.name].op_type != "Conv" and not any(
                 a.name == "transB" and a.i for a in weights[tensor.name].attribute
