@@ -154,19 +154,26 @@ def _block(op: Windowed, target: Target) -> _Block:
     needed = -(-columns // lanes)
     sums = target.registers * (3 if target.ahead else 5) // 8
     most = min(max(sums, 1), max(_STATEMENTS // (op.window.kernel[0] * op.window.kernel[1]), 1))
+    weights = min(op.window.kernel[0], target.registers // 2) if op.mode == "depthwise" else 0  # of one column
     choices = [
-        _Block(height, -(-needed // across), lanes, -(-rows // height), across)
+        _Block(height, vectors, lanes, -(-rows // height), across)
         for across in range(1, needed + 1)
         for height in range(1, rows + 1)
-        if height * -(-needed // across) <= most
+        if height * (vectors := -(-needed // across)) <= most
+        and height * vectors + vectors + weights <= target.registers
     ]
     return min(choices, key=lambda b: (b.down * b.across * (max(b.rows * b.vectors, _LATENCY) + 2), b.rows))
 
 
 def _readers(window: Window, taps: list[int], rows: int) -> list[tuple[int, list[tuple[int, int]]]]:
-    """Which (row, tap) read the same values of the plane, by where those lie from the first row on."""
+    """Which (row, tap) read the same values of the plane, by where those lie from the first row on.
+
+    Column by column of the window: the weights of one column stay in registers while the rows pass, those of all taps
+    would not.
+    """
     users: dict[int, list[tuple[int, int]]] = {}
     for r in range(rows):
         for number, tap in enumerate(taps):
             users.setdefault(r * window.stride[0] * window.row + tap, []).append((r, number))
-    return sorted(users.items())
+    across = window.kernel[1]
+    return sorted(users.items(), key=lambda item: (item[1][0][1] % across, item[0]))
