@@ -102,8 +102,8 @@ FAMILIES = {
     "SemanticSegmentation": "dense vision",
     "ObjectDetection": "dense vision",
 }
-# What an exporter cannot do with them: the older one writes a graph of cohere that onnxruntime cannot run.
-UNEXPORTABLE: Mapping[bool, Sequence[str]] = {False: ("cohere", "mobilevitv2"), True: ()}
+# What an exporter, the newer one or not, cannot do: the older one writes a graph of cohere that onnxruntime cannot run.
+UNEXPORTABLE: Mapping[bool, Sequence[str]] = {False: ("cohere", "mobilevitv2"), True: ("mamba", "rwkv")}
 # Model type → kind, and what its configuration needs beside `SMALL`.
 MODELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "MaskedLM": {
