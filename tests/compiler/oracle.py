@@ -30,6 +30,20 @@ def model(text: str, seed: int = 0, **weights: tuple[int, ...] | np.ndarray | li
     return proto
 
 
+def thinned(proto: onnx.ModelProto, share: float, block: int, seed: int = 0) -> onnx.ModelProto:
+    """The model with a share of its weights zero, in blocks of output channels."""
+    rng = np.random.default_rng(seed)
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    weight = result.graph.initializer[0]
+    values = numpy_helper.to_array(weight)
+    rows = values.reshape(len(values), -1)
+    kept = np.repeat(rng.random((-(-len(rows) // block), rows.shape[1])) >= share, block, 0)[: len(rows)]
+    kept[0, 0] = True  # something must come out
+    weight.CopyFrom(numpy_helper.from_array((rows * kept).reshape(values.shape), weight.name))
+    return result
+
+
 def feeds(
     proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None, seed: int = 1
 ) -> dict[str, np.ndarray]:

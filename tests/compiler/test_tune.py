@@ -11,8 +11,7 @@ from graphprune.compiler import compile_model, targets, tune
 from graphprune.compiler.tune import Tuner, measure, peak
 from graphprune.compiler.ways import Cheapest, Dense, Way, Ways
 from graphprune.errors import UsageError
-from tests.compiler.kernels.test_sparse import thinned
-from tests.compiler.oracle import assert_same, feeds, kernels, model, reference
+from tests.compiler.oracle import assert_same, feeds, kernels, model, reference, thinned
 
 HERE = targets.resolve("host")
 TWICE = thinned(

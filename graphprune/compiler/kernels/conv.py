@@ -22,6 +22,8 @@ from graphprune.compiler.kernels.product import Product, partial_sums
 from graphprune.compiler.kernels.vectors import Expr, Share, arguments, ramp, scratch, splat
 from graphprune.compiler.targets import Target
 
+_SIDE = 4  # sums of a lone pixel side by side, to hide the latency of a multiply-add
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -47,12 +49,12 @@ class Conv:
     def products(self, target: Target) -> list[Product]:
         """Extents of one group's product with every tile, the cheapest first."""
         depth, spare = self.channels // self.groups * self.taps, self._spare(target)
-        return tiling.plans(self.filters // self.groups, self.pixels, depth, target, self.taps, spare)
+        return tiling.plans(self.filters // self.groups, self.pixels, depth, target, self.taps, spare, lone=True)
 
     def sparse(self, weight: np.ndarray, target: Target) -> list[Product]:
         """The same where the zeros of `weight`, [filters, channels/groups, kh, kw], are skipped."""
         kept = weight.reshape(self.groups, self.filters // self.groups, -1) != 0
-        return tiling.plans_sparse(kept, self.pixels, target, self.taps, spare=self._spare(target))
+        return tiling.plans_sparse(kept, self.pixels, target, self.taps, spare=self._spare(target), lone=True)
 
     def _spare(self, target: Target) -> int:
         """What copying whole vectors of output rows may write beyond a row of the strip."""
@@ -129,6 +131,56 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
                 at = (g * shape.chunks + chunk) * blocks + block
                 return pointers[at], pointers[at + 1] - pointers[at]
 
+            def beside(block: Expr, rows: int, chunk: Expr, begin: Expr, count: Expr) -> None:
+                """The last pixel of a block of output channels, which are the lanes here."""
+                height, column = tile.height, pixels - 1
+                sums = [T.alloc_buffer((height,), "float32") for _ in range(_SIDE)]
+                every = ramp(0, height)
+                kept = ramp(shape.rows * shape.width + block * height, height)
+
+                def fresh() -> None:
+                    for r in range(rows):
+                        T.buffer_store(sums[0], bias[g * shape.rows + block * tile.rows + r], [r])
+
+                def add(total: Expr, inner: Expr) -> None:
+                    """What lies behind the rows of `w` fills lanes that are not used."""
+                    k = begin + inner
+                    row = inner * shape.pitch if offsets is None else offsets[k]
+                    term = w[ramp(k * tile.rows, height)] * splat(strip[row + shape.width], height)
+                    T.buffer_store(total, total[every] + term, [every])
+
+                def write() -> None:
+                    for r in range(rows):
+                        at = (filters + block * tile.rows + r) * pixels + column
+                        one = sums[0][r] if residual is None else sums[0][r] + residual[at]
+                        T.buffer_store(y, conv.epilogue.clip(one, 1), [at])
+
+                for total in sums:
+                    T.buffer_store(total, splat(tirx.const(0.0, "float32"), height), [every])
+                if partial is None:
+                    fresh()
+                else:
+                    with T.If(chunk == 0):
+                        with T.Then():
+                            fresh()
+                        with T.Else():
+                            T.buffer_store(sums[0], partial[kept], [every])
+                with T.serial(0, count // _SIDE) as some:
+                    for side, total in enumerate(sums):
+                        add(total, some * _SIDE + side)
+                with T.serial(0, count % _SIDE) as left:
+                    add(sums[0], count // _SIDE * _SIDE + left)
+                for total in sums[1:]:
+                    T.buffer_store(sums[0], sums[0][every] + total[every], [every])
+                if partial is None:
+                    write()
+                else:
+                    with T.If(chunk == shape.chunks - 1):
+                        with T.Then():
+                            write()
+                        with T.Else():
+                            T.buffer_store(partial, sums[0][every], [kept])
+
             product.emit(
                 shape,
                 a=value,
@@ -141,6 +193,7 @@ def conv_kernel(conv: Conv, shape: Product, steps: int | None = None) -> tirx.Pr
                 partial=partial,
                 prepare=gather,
                 steps=numbered,
+                beside=beside,
             )
     return builder.get()
 
@@ -169,7 +222,7 @@ def _emit_gather(
             copy(origin + v * lanes, place + v * lanes)
 
     def copy_pixels(column: Expr, place: int, vectors: Expr) -> None:
-        count, step = vectors * lanes, window.stride[0] * window.row
+        count, step = vectors * lanes + shape.lone, window.stride[0] * window.row
         y, x = column // width, column % width
         lead = width - x  # pixels left in the first output row
         copy_run(y * step + x, place, tirx.min(vectors, (lead + lanes - 1) // lanes))
@@ -179,10 +232,13 @@ def _emit_gather(
             copy_run((y + run + 1) * step, place + at, left)
 
     if window.one_run:
+        if shape.lone:
+            copy_run(0, 0, shape.strip + 1)
+            return
         copy_run(vector * lanes, 0, shape.strip - 1)
         copy(shape.column(vector + shape.strip - 1), (shape.strip - 1) * lanes)
         return
-    if not shape.columns % lanes:
+    if shape.lone or not shape.columns % lanes:
         copy_pixels(vector * lanes, 0, shape.strip)
         return
     last = vector + shape.strip == shape.vectors  # its last vector begins earlier

@@ -7,8 +7,9 @@ chunks of k, blocks of rows, tiles. A strip of b, `chunk` high, stays in the fir
 it, and a block of a while all tiles of the strip do: a large a is read once per strip, not once per tile.
 
 Columns are counted in vectors. Where they do not fill the last one it begins earlier and overlaps its neighbour: the
-same values are computed twice, and no kernel needs a masked tail. A strip is cut in tiles of `vectors` and, where that
-does not divide it, of one vector less.
+same values are computed twice, and no kernel needs a masked tail. A single column beyond the vectors, which the square
+of any odd number has, may instead be left to the caller, for every block of rows. A strip is cut in tiles of `vectors`
+and, where that does not divide it, of one vector less.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class Tile:
         """Columns of the tile."""
         return self.vectors * self.lanes
 
+    @property
+    def height(self) -> int:
+        """Lanes of a vector that holds a value of every row."""
+        return 1 << (self.rows - 1).bit_length()
+
     def __str__(self) -> str:
         return f"tile {self.rows} × {self.columns}"
 
@@ -58,6 +64,7 @@ class Product:
         strip: vectors of a strip, no more than the columns have.
         chunk: how far k goes before the strip of b is changed.
         spare: values that lie between two rows of a strip.
+        lone: whether the last column is in no vector, and the caller's to do; there is one strip then.
         cost: issue slots that the cost model expects of one product.
     """
 
@@ -68,6 +75,7 @@ class Product:
     strip: int
     chunk: int
     spare: int = 0
+    lone: bool = False
     cost: float = 0.0
 
     @property
@@ -83,7 +91,7 @@ class Product:
     @property
     def vectors(self) -> int:
         """Vectors that hold the columns."""
-        return -(-self.columns // self.tile.lanes)
+        return -(-(self.columns - self.lone) // self.tile.lanes)
 
     @property
     def strips(self) -> int:
@@ -129,10 +137,12 @@ class Product:
     def column(self, vector: Expr, last: bool = True) -> Expr:
         """Where a vector of columns begins; `last` where it may be the last one, which overlaps its neighbour."""
         column = vector * self.tile.lanes
-        return tirx.min(column, self.columns - self.tile.lanes) if last and self.columns % self.tile.lanes else column
+        overlaps = last and (self.columns - self.lone) % self.tile.lanes
+        return tirx.min(column, self.columns - self.tile.lanes) if overlaps else column
 
     def __str__(self) -> str:
-        return str(self.tile) + (f", strips of {self.width}" if self.strip > self.tile.vectors else "")
+        strips = f", strips of {self.width}" if self.strip > self.tile.vectors else ""
+        return f"{self.tile}{strips}{' and one' if self.lone else ''}"
 
 
 def _largest(count: int, threads: int) -> float:
@@ -148,8 +158,9 @@ def tiles_of(strip: int, vectors: int) -> list[tuple[int, int]]:
 
 
 def partial_sums(product: Product) -> Expr:
-    """Memory for the sums of a strip between chunks of k; None where k is not cut."""
-    return scratch(product.rows * product.width) if product.chunks > 1 else None
+    """Memory for the sums of a strip between chunks of k, those of a lone column last; None where k is not cut."""
+    size = product.rows * product.width + product.lone * product.blocks * product.tile.height
+    return scratch(size) if product.chunks > 1 else None
 
 
 def emit(
@@ -165,6 +176,7 @@ def emit(
     partial: Any = None,
     prepare: Callable[[Expr, Expr, Expr], None] | None = None,
     steps: Callable[[Expr, Expr, Expr, Expr], tuple[Expr, Expr]] | None = None,
+    beside: Callable[[Expr, int, Expr, Expr, Expr], None] | None = None,
     done: Callable[[Expr], None] | None = None,
 ) -> None:
     """Write the loops of `product` into the function being built.
@@ -181,10 +193,19 @@ def emit(
         prepare: (first vector, first k, count of k) emits what brings a strip of b into place.
         steps: (block of rows, chunk, first k, count of k) → first step and number of steps, where those of a block are
             numbered in another way: `a` and `b` are then given steps in the place of k.
+        beside: (block of rows, its rows, chunk, first step, number of steps) emits what a lone column takes.
         done: (first vector) emits what follows once all rows of a strip are written.
     """
     tile, lanes = product.tile, product.tile.lanes
     chunks = product.chunks
+
+    def walked(number: Expr, chunk: Expr, k: tuple[Expr, Expr]) -> tuple[Expr, Expr]:
+        """The first step of a block of rows in a chunk, and how many there are."""
+        begin, extent = steps(number, chunk, *k) if steps else k
+        if chunks > 1:
+            # Still the extent, which LLVM must not know: it would unroll the loop, and keep sums in memory for that.
+            extent = tirx.max(extent, part.strips[0] + part.blocks[0] - product.strips - product.blocks)
+        return begin, extent
 
     def block(
         number: Expr, rows: int, before: Expr, vectors: int, at: Expr, strip: Expr, chunk: Expr, k: tuple[Expr, Expr]
@@ -224,10 +245,7 @@ def emit(
                     set_sums(fresh)
                 with T.Else():
                     set_sums(lambda r, v: partial[kept(r, v)])
-        begin, extent = steps(number, chunk, *k) if steps else k
-        if chunks > 1:
-            # Still the extent, which LLVM must not know: it would unroll the loop, and keep sums in memory for that.
-            extent = tirx.max(extent, part.strips[0] + part.blocks[0] - product.strips - product.blocks)
+        begin, extent = walked(number, chunk, k)
         with T.serial(0, extent) as inner:
             for r in range(rows):
                 value = splat(a(number, r, begin + inner), lanes)
@@ -259,6 +277,8 @@ def emit(
                     with T.serial(0, n) as t:
                         block(number, rows, before, vectors, at + t * vectors, strip, chunk, k)
                     at += n * vectors
+                if beside and product.lone:
+                    beside(number, rows, chunk, *walked(number, chunk, k))
 
             begin, end = part.blocks
             with T.serial(begin, tirx.min(end, full)) as number:

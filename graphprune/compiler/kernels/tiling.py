@@ -13,6 +13,7 @@ _VECTORS = range(1, 9)  # widths of tiles
 _HIGHEST = 8  # rows of a tile: LLVM spills beyond
 _WIDEST = 64  # vectors of a strip
 _END = 1.5  # issue slots to load and to write one accumulator
+_LONE = 3.0  # issue slots of one step of a lone column
 _PART = 4.0  # the same for partial sums, which have left the first-level cache
 _TURN = 30  # issue slots to leave the loop over k, which is not foreseen, and to begin the next
 _LATENCY = 9  # independent accumulators that hide the latency of a multiply-add
@@ -27,8 +28,10 @@ def plan(rows: int, columns: int, depth: int, target: Target, multiple: int = 1,
     return plans(rows, columns, depth, target, multiple, spare)[0]
 
 
-def plans(rows: int, columns: int, depth: int, target: Target, multiple: int = 1, spare: int = 0) -> list[Product]:
-    """The same with every tile, each in its best strips, the cheapest first."""
+def plans(
+    rows: int, columns: int, depth: int, target: Target, multiple: int = 1, spare: int = 0, lone: bool = False
+) -> list[Product]:
+    """The same with every tile, each in its best strips, the cheapest first; `lone` as for `plans_sparse`."""
     lanes = _lanes(columns, target)
 
     def steps(tile: Tile, vectors: int) -> float:
@@ -40,7 +43,7 @@ def plans(rows: int, columns: int, depth: int, target: Target, multiple: int = 1
         for vectors in _VECTORS
         if (most := max((n for n in range(1, _HIGHEST + 1) if _fits(n, vectors, target)), default=0))
     ]
-    return _ranked(rows, columns, depth, tiles, steps, lambda tile: 4 * rows * depth, multiple, spare)
+    return _ranked(rows, columns, depth, tiles, steps, lambda tile: 4 * rows * depth, multiple, spare, lone)
 
 
 def plan_sparse(
@@ -60,9 +63,18 @@ def plan_sparse(
 
 
 def plans_sparse(
-    kept: np.ndarray, columns: int, target: Target, multiple: int = 1, moved: float = 0.0, spare: int = 0
+    kept: np.ndarray,
+    columns: int,
+    target: Target,
+    multiple: int = 1,
+    moved: float = 0.0,
+    spare: int = 0,
+    lone: bool = False,
 ) -> list[Product]:
-    """The same with every tile, each in its best strips, the cheapest first."""
+    """The same with every tile, each in its best strips, the cheapest first.
+
+    With `lone` the last column may be left out of the vectors, where it is one beyond them.
+    """
     groups, rows, depth = kept.shape
     lanes = _lanes(columns, target)
     heights = [height for height in BLOCKS if height <= rows]
@@ -83,7 +95,7 @@ def plans_sparse(
     tiles = [
         Tile(height, vectors, lanes) for height in heights for vectors in _VECTORS if _fits(height, vectors, target)
     ]
-    return _ranked(rows, columns, depth, tiles, steps, size, multiple, spare)
+    return _ranked(rows, columns, depth, tiles, steps, size, multiple, spare, lone)
 
 
 def _fits(rows: int, vectors: int, target: Target) -> bool:
@@ -105,30 +117,36 @@ def _ranked(
     size: Callable[[Tile], float],
     multiple: int,
     spare: int,
+    lone: bool,
 ) -> list[Product]:
     """Every tile in the strips that are cheapest, by cost.
 
-    `steps` is the cost of all steps through the blocks of one column of tiles of so many vectors, `size` the bytes of a
-    that every strip reads.
+    `steps` is the cost of all steps through the blocks of one column of tiles of so many vectors, for none of a lone
+    column, `size` the bytes of a that every strip reads.
     """
 
     def planned(tile: Tile) -> Iterator[Product]:
         vectors = -(-columns // tile.lanes)
+        strips = [(-(-vectors // n), False) for n in range(vectors, 0, -1)]
+        if lone and vectors > 1 and columns % tile.lanes == 1:
+            strips.append((vectors - 1, True))
         far = reading(size(tile))
-        cost_of = {width: steps(tile, width) for width in (tile.vectors, tile.vectors - 1) if width}
-        for strip in sorted({-(-vectors // n) for n in range(1, vectors + 1)}):
+        cost_of = {width: steps(tile, width) for width in (tile.vectors, tile.vectors - 1, 0)}
+        for strip, alone in dict.fromkeys(strips):
             parts = tiles_of(strip, tile.vectors)
             if not parts or strip > _WIDEST:
                 continue
-            fits = max(CACHE // (4 * (strip * tile.lanes + spare)), 1)
+            between = max(spare, tile.lanes) if alone else spare
+            fits = max(CACHE // (4 * (strip * tile.lanes + between)), 1)
             chunks = max(-(-depth // fits), 1)
             chunk = -(-depth // (chunks * multiple)) * multiple
             chunks, blocks = -(-depth // chunk), -(-rows // tile.rows)
             end = _END + _PART * (chunks - 1)
             cost = 2 * strip * depth + far
-            for n, width in parts:
+            for n, width in [*parts, *[(1, 0)] * alone]:
                 cost += n * (cost_of[width] + blocks * (tile.rows * width * end + chunks * _TURN))
-            yield Product(rows, columns, depth, tile, strip, chunk, spare, cost * -(-vectors // strip))
+            cost *= 1 if alone else -(-vectors // strip)
+            yield Product(rows, columns, depth, tile, strip, chunk, between, alone, cost)
 
     def cost(product: Product) -> float:
         return product.cost
@@ -144,4 +162,6 @@ def reading(size: float) -> float:
 
 def _step(rows: int, vectors: int) -> float:
     """Issue slots of one step of k: multiply-adds, never fewer than their latency, and the loads that feed them."""
+    if not vectors:
+        return _LONE
     return max(rows * vectors, rows + vectors, _LATENCY) + 0.25 * (rows + vectors)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from graphprune.compiler.ways import Way, Ways
 from tests.compiler.fences import check_fenced
-from tests.compiler.kernels.test_sparse import thinned
-from tests.compiler.oracle import model
+from tests.compiler.oracle import model, thinned
 
 FEW = settings(max_examples=settings().max_examples // 6)
 BOUNDS = {

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphprune import runtime
 from graphprune.compiler.kernels.conv import pack_weights
 from graphprune.compiler.kernels.padding import Window
 from graphprune.compiler.kernels.product import Product, Tile
-from tests.compiler.oracle import check, kernels, kinds, model
+from tests.compiler.oracle import check, feeds, kernels, kinds, model, thinned
 
 
 def conv(
@@ -30,6 +31,7 @@ def conv(
 CASES = {
     "1x1": conv(16, (9, 11), 24, (1, 1)),
     "1x1, fewer pixels than lanes": conv(8, (2, 3), 12, (1, 1)),
+    "1x1, a pixel beyond the vectors": conv(19, (7, 7), 21, (1, 1), batch=2),
     "1x1, stride 2": conv(8, (7, 7), 10, (1, 1), strides=[2, 2]),
     "3x3": conv(5, (13, 17), 7, (3, 3), pads=[1, 1, 1, 1]),
     "3x3, stride 2, odd": conv(6, (15, 13), 37, (3, 3), strides=[2, 2], pads=[1, 1, 1, 1], batch=2),
@@ -59,6 +61,29 @@ def test_geometry(case: str, tmp_path: Path) -> None:
 )
 def test_other_register_files(case: str, narrow_target: str, tmp_path: Path) -> None:
     assert kinds(check(CASES[case], tmp_path, target=narrow_target)) == {"ours": 1}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7])
+def test_a_pixel_beyond_the_vectors_has_lanes_of_output_channels(share: float, tmp_path: Path) -> None:
+    proto = model(
+        """g (float[1,300,7,7] x, float[1,37,7,7] r) => (float[1,37,7,7] y) {
+            a = Conv (x, w, b)
+            s = Add (a, r)
+            y = Clip (s, low, high)
+        }""",
+        w=(37, 300, 1, 1),
+        b=(37,),
+        low=np.float32(-0.5),
+        high=np.float32(1.5),
+    )
+    if share:
+        proto = thinned(proto, share, 4)
+    artefact = check(proto, tmp_path)
+    (kernel,) = kernels(artefact)
+    assert "and one" in kernel.how
+    inputs = feeds(proto)
+    for threads in (2, 3):
+        assert np.array_equal(runtime.load(tmp_path, threads)(inputs)["y"], runtime.load(tmp_path)(inputs)["y"])
 
 
 def test_batchnorm_residual_and_clip_are_part_of_the_kernel(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,23 +19,9 @@ from graphprune.compiler.kernels.product import Product, Tile
 from graphprune.compiler.kernels.sparse import pack
 from graphprune.compiler.kernels.tiling import plan, plan_sparse
 from tests.compiler.kernels.test_conv import CASES, conv
-from tests.compiler.oracle import check, check_elsewhere, feeds, kernels, model, need_target
+from tests.compiler.oracle import check, check_elsewhere, feeds, kernels, model, need_target, thinned
 
 DEEP = "deep: k is cut into chunks"
-
-
-def thinned(proto: onnx.ModelProto, share: float, block: int, seed: int = 0) -> onnx.ModelProto:
-    """The model with a share of its weights zero, in blocks of output channels."""
-    rng = np.random.default_rng(seed)
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    weight = result.graph.initializer[0]
-    values = numpy_helper.to_array(weight)
-    rows = values.reshape(len(values), -1)
-    kept = np.repeat(rng.random((-(-len(rows) // block), rows.shape[1])) >= share, block, 0)[: len(rows)]
-    kept[0, 0] = True  # something must come out
-    weight.CopyFrom(numpy_helper.from_array((rows * kept).reshape(values.shape), weight.name))
-    return result
 
 
 @pytest.fixture

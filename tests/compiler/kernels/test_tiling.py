@@ -22,6 +22,14 @@ def test_tiles_fit(name: str, ahead: bool, rows: int, columns: int, depth: int) 
     assert [shape.cost for shape in dense] == sorted(shape.cost for shape in dense)
 
 
+@pytest.mark.parametrize(("name", "size", "lone"), [("x86-64", 7, True), ("x86-64", 8, False), ("x86-64", 31, False)])
+def test_the_last_pixel_of_an_odd_square_is_left_out_where_that_costs_less(name: str, size: int, lone: bool) -> None:
+    best = tiling.plans(512, size * size, 512, resolve(name), lone=True)[0]
+    assert best.lone is lone
+    assert best.strips * best.width + best.lone >= size * size
+    assert not any(shape.lone for shape in tiling.plans(512, size * size, 512, resolve(name)))
+
+
 def test_eight_rows_are_too_many_for_v8() -> None:
     """Eight sums, a vector and eight weights are 17 values, and V8 spills: 2.6 times the time of 3 × 3 vectors."""
     best = tiling.plan(1024, 49, 1024, resolve("wasm32")).tile
