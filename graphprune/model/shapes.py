@@ -11,10 +11,10 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from onnx import ModelProto, ValueInfoProto
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model.session import session
+from graphprune.model.surgeon import export_attributes, opaque
 from graphprune.model.wellformed import LARGEST
 
 # Values of up to this many elements may say what shape something has.
@@ -168,7 +168,12 @@ _Given = tuple[int, SymbolicShape, bytes | None]
 def infer_node(
     node: gs.Node, shapes: Mapping[str, SymbolicShape], kinds: Mapping[str, int], opset: int
 ) -> dict[str, SymbolicShape]:
-    """The shapes of what one node makes of tensors of given shapes, by onnx's inference; of none where it fails."""
+    """The shapes of what one node makes of tensors of given shapes, by onnx's inference; of none where it fails.
+
+    It is not asked of nodes with bodies, which read what is around them.
+    """
+    if opaque(node):
+        return {}
     given: list[_Given | None] = []
     for tensor in node.inputs:
         kind, shape, values = kinds.get(tensor.name, 0), shapes.get(tensor.name), None
@@ -185,8 +190,7 @@ def infer_node(
 
 def attribute_bytes(node: gs.Node) -> tuple[bytes, ...]:
     """The attributes of a node as protobufs, to know the same again."""
-    attributes = OnnxExporter.export_attributes(node.attrs)
-    return tuple(a.SerializeToString(deterministic=True) for a in attributes)
+    return tuple(a.SerializeToString(deterministic=True) for a in export_attributes(node))
 
 
 @lru_cache(4096)

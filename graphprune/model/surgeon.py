@@ -213,9 +213,14 @@ def export_node(node: gs.Node) -> NodeProto:
         name=node.name,
         domain=node.domain,
     )
-    proto.attribute.extend(OnnxExporter.export_attributes({k: v for k, v in node.attrs.items() if k != _ASIDE}))
-    proto.attribute.extend(aside.attributes)
+    proto.attribute.extend(export_attributes(node))
     return proto
+
+
+def export_attributes(node: gs.Node) -> list[AttributeProto]:
+    """The protobufs of a node's attributes, with what was kept aside."""
+    carried = OnnxExporter.export_attributes({k: v for k, v in node.attrs.items() if k != _ASIDE})
+    return [*carried, *(node.attrs[_ASIDE].attributes if opaque(node) else ())]
 
 
 def export_tensor(tensor: gs.Constant, data: DataFile | dict[str, np.ndarray] | None = None) -> TensorProto:

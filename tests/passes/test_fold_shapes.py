@@ -311,3 +311,27 @@ def test_what_one_block_says_is_known_to_the_next_at_once(monkeypatch: pytest.Mo
     assert len(inferred) <= 3
     assert {n.op for n in after.graph.nodes} == {"MatMul", "Pad", "Reshape", "Relu", "Slice"}
     same(before, after, (1, 16, 3), (3, 16, 3))
+
+
+def test_a_body_reads_what_has_become_known() -> None:
+    """As the NonMaxSuppression of torchvision's RetinaNet, which stands in an If."""
+    proto = net(
+        """t = Conv(x, a)
+        s = Shape(t)
+        c = Gather(s, one)
+        r = ReduceMax<keepdims=0>(x)
+        q = Less(r, zero)
+        h = If(q) <
+            then_branch = b () => (int64[4,K] m) { v = NonZero(t) m = Add(v, c) },
+            else_branch = d () => (int64[4,L] n) { w = NonZero(t) n = Sub(w, c) }>
+        p = ReduceMax<keepdims=0>(h)
+        f = Cast<to=1>(p)
+        y = Add(t, f)""",
+        inputs=SYMBOLIC,
+        one=np.array(1),
+        zero=np.array(0, np.float32),
+        **WEIGHTS,
+    )
+    model = folded(proto)
+    assert [node.op for node in model.graph.nodes] == ["Conv", "ReduceMax", "Less", "If", "ReduceMax", "Cast", "Add"]
+    same(load(proto), model, (1, 3, 8, 8), (2, 3, 8, 8))
