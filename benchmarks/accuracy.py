@@ -25,7 +25,7 @@ from rich.console import Console
 from benchmarks import peers, results
 from graphprune import pipeline
 from graphprune.errors import GraphpruneError
-from graphprune.model import load, save
+from graphprune.model import Model, save
 from graphprune.pipeline import CHOICES, PRESETS, parse, run
 from graphprune.state import State
 from models import find
@@ -132,19 +132,27 @@ def _made(
     items = model.items()
     parts = {"": items, **(halves(items) if name in CHOSEN_ON else {})}
 
+    def row(criterion: str, target: float, path: Path | None, seconds: float, why: str) -> Row:
+        if path is None:
+            return Row(name, criterion, target, 0.0, {}, why=why)
+        kept = round(peers.macs(path, shape) / whole, 4)
+        return Row(name, criterion, target, kept, _scores(model, path, parts), round(seconds, 1))
+
     def missing(criterion: str) -> list[float]:
         return [t for t in TARGETS[name] if (name, criterion, t) not in known]
 
     if (name, "dense", 1.0) not in known:
         yield Row(name, "dense", 1.0, 1.0, _scores(model, model.path, parts))
-    whole = peers.macs(model.path)
+    shape = (1, *items.inputs.shape[1:])
+    whole = peers.macs(model.path, shape)
     with tempfile.TemporaryDirectory() as folder:
         for criterion in wanted:
             given = model.unlabelled(GIVEN) if criterion == WITH_INPUTS and model.unlabelled else None
             if (criterion in PRESETS or given is not None) and (targets := missing(criterion)):
                 preset = DEFAULT if given is not None else criterion
-                for target, path, seconds, why in _ours(model, preset, targets, round_to, effort, Path(folder), given):
-                    yield _row(model, criterion, target, path, whole, parts, seconds, why)
+                source = peers.loaded(model.path, shape)
+                for target, path, seconds, why in _ours(source, preset, targets, round_to, effort, Path(folder), given):
+                    yield row(criterion, target, path, seconds, why)
             elif criterion == "torch-pruning":
                 for importance in peers.importances():
                     for target in missing(TORCH + importance):
@@ -154,21 +162,21 @@ def _made(
                         except Exception as error:
                             path, why = None, f"{type(error).__name__}: {error}"
                         seconds = time.perf_counter() - began
-                        yield _row(model, TORCH + importance, target, path, whole, parts, seconds, why)
+                        yield row(TORCH + importance, target, path, seconds, why)
             elif criterion == "onnxsim" and onnxsim and missing(f"{ONNXSIM}l2") + missing(f"{ONNXSIM}wanda"):
                 steps = Path(folder) / "onnxsim"
                 steps.mkdir()
                 peers.onnxsim(onnxsim, model.path, steps)
-                found = list(peers.ladder(steps, whole))
+                found = list(peers.ladder(steps, shape, whole))
                 for score in ("l2", "wanda"):
                     for target in missing(ONNXSIM + score):
                         reached = [(kept, path) for s, kept, path in found if s == score and kept <= target + 0.005]
                         path = max(reached)[1] if reached else None
-                        yield _row(model, ONNXSIM + score, target, path, whole, parts, 0.0, "not reached")
+                        yield row(ONNXSIM + score, target, path, 0.0, "not reached")
 
 
 def _ours(
-    model: ZooModel,
+    source: Model,
     preset: str,
     targets: Sequence[float],
     round_to: int,
@@ -178,7 +186,6 @@ def _ours(
 ) -> Iterator[tuple[float, Path | None, float, str]]:
     """What a preset makes of a model for each target; what comes before the choice is done once for all."""
     marker = "clean()"
-    source = load(model.path)
     data = {} if given is None else {"inputs": dict.fromkeys(source.inputs, given)}
     calibration = ", ".join(["seed=0", *[f"effort={effort}"] * bool(effort), *["given=True"] * bool(data)])
     text = pipeline.preset(preset, marker, sampled="seed=0", calibration=calibration)
@@ -201,22 +208,6 @@ def _ours(
         path = folder / "ours.onnx"
         save(result.model, path)
         yield target, path, shared + time.perf_counter() - began, ""
-
-
-def _row(
-    model: ZooModel,
-    criterion: str,
-    target: float,
-    path: Path | None,
-    whole: int,
-    parts: dict[str, Items],
-    seconds: float,
-    why: str,
-) -> Row:
-    if path is None:
-        return Row(model.name, criterion, target, 0.0, {}, why=why)
-    kept = peers.macs(path) / whole
-    return Row(model.name, criterion, target, round(kept, 4), _scores(model, path, parts), round(seconds, 1))
 
 
 def _scores(model: ZooModel, path: Path, parts: dict[str, Items]) -> dict[str, float]:

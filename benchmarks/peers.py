@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from graphprune.cost import CostModel
-from graphprune.model import load
+from graphprune.model import Model, load
 
 if TYPE_CHECKING:
     import torch
@@ -35,9 +35,14 @@ for k in range(1, steps):
 """
 
 
-def macs(path: Path) -> int:
-    """Multiply-accumulates of a file, counted as those of all others."""
-    return CostModel(load(path)).at().macs
+def loaded(path: Path, shape: tuple[int, ...]) -> Model:
+    """A file with inputs of that shape, where its own are open."""
+    return load(path, input_shapes=dict.fromkeys(load(path).inputs, shape))
+
+
+def macs(path: Path, shape: tuple[int, ...]) -> int:
+    """Multiply-accumulates of a file for an input of that shape, counted as those of all others."""
+    return CostModel(loaded(path, shape)).at().macs
 
 
 # ------------------------------------------------------------------------------------------------------------- onnxsim
@@ -178,10 +183,10 @@ def _macs(network: torch.nn.Module, example: torch.Tensor) -> int:
     return total
 
 
-def ladder(folder: Path, whole: int) -> Iterator[tuple[str, float, Path]]:
+def ladder(folder: Path, shape: tuple[int, ...], whole: int) -> Iterator[tuple[str, float, Path]]:
     """The files ``onnxsim`` wrote: criterion, share of multiply-accumulates kept, path."""
     for path in sorted(folder.glob("*.onnx")):
         try:
-            yield path.stem.rpartition("-")[0], macs(path) / whole, path
+            yield path.stem.rpartition("-")[0], macs(path, shape) / whole, path
         except Exception:
             continue  # it does not always write a valid file

@@ -31,6 +31,7 @@ from graphprune.rules import Dim, Layer
 MATCHED = 0.5  # share of inputs optimised to match statistics, among what is made up
 GIVEN = 0.5  # share of real inputs, where there are any
 WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
+MOVED = 1.3e11  # bytes of activations read and written meanwhile: what small layers take their time for
 HELD = 3 << 29  # bytes of activations held while matching
 HELD_MOMENTS = 1 << 29  # bytes of second moments beyond which not every layer has some
 
@@ -278,7 +279,8 @@ def _matching(
     held = sum(4 * prod(n or 1 for n in shape) for shape in model.shapes.values())
     count = int(np.clip(WORK / 100 / macs, 16, 96))
     count = min(count, max(1, HELD // held)) if is_open(model) else 1
-    steps = int(np.clip(effort * WORK / (count * macs), 60 * min(effort, 1.0), 200 * max(effort, 1.0)))
+    most = effort * min(WORK / macs, MOVED / held) / count
+    steps = int(np.clip(most, 60 * min(effort, 1.0), 200 * max(effort, 1.0)))
     return matched(model, statistics, synthetic(model, kind, count, seed, spread), max(steps, 1), spread)
 
 
