@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from graphprune.calibration import calibrate
 from graphprune.calibration.activations import batched, read_inputs, run, synthetic
+from graphprune.calibration.gradient import with_outputs
 from graphprune.calibration.noise import KINDS
 from graphprune.calibration.statistics import imposed, observed, shrunk
 from graphprune.errors import UsageError
 from graphprune.model import load
+from graphprune.proof import Runner
 from graphprune.rules import Dim
 from tests.law import net
 
@@ -70,18 +74,27 @@ def test_imposed_statistics_hold_at_every_tensor():
 
 def test_the_batch_is_opened_where_the_model_lets_it():
     assert len(next(iter(run(batched(load(DEEP)), ["t"], {"x": np.zeros((6, 3, 8, 8), np.float32)})))["t"]) == 6
-    shape = np.array([1, 48], np.int64)
-    fixed = load(
-        net(
-            "t = Conv(x, a)\nu = Reshape(t, s)\ny = MatMul(u, b)",
-            inputs="float[1,3,4,4] x",
-            a=(3, 3, 1, 1),
-            s=shape,
-            b=(48, 2),
-        )
-    )
-    chunks = list(run(batched(fixed), ["u"], {"x": np.zeros((6, 3, 4, 4), np.float32)}))
-    assert [c["u"].shape for c in chunks] == [(1, 48)] * 6
+
+
+@pytest.mark.parametrize(
+    ("view", "sizes", "shapes"),
+    [
+        ("u = Reshape(t, s)", [1, 48], [(6, 48)]),
+        ("u = Reshape(t, s)", [1, -1], [(6, 48)]),
+        ("v = Transpose<perm=[1,0,2,3]>(t)\nu = Reshape(v, s)", [1, 48], [(1, 48)] * 6),
+        ("v = ReduceMean<axes=[0]>(t)\nu = Reshape(v, s)", [1, 48], [(1, 48)] * 6),
+        ("m = ReduceMax<axes=[0]>(t)\nv = Add(t, m)\nu = Reshape(v, s)", [1, 48], [(1, 48)] * 6),
+    ],
+)
+def test_views_that_spell_a_batch_of_one_out(view: str, sizes: list[int], shapes: list[tuple[int, int]]) -> None:
+    """They are opened where every item comes out as it does alone."""
+    weights = {"a": (3, 3, 1, 1), "s": np.array(sizes, np.int64), "b": (48, 2)}
+    model = load(net(f"t = Conv(x, a)\n{view}\ny = MatMul(u, b)", inputs="float[1,3,4,4] x", **weights))
+    x = np.random.default_rng(0).standard_normal((6, 3, 4, 4)).astype(np.float32)
+    found = [chunk["u"] for chunk in run(batched(model), ["u"], {"x": x})]
+    assert [u.shape for u in found] == shapes
+    alone = Runner(replace(model, header=with_outputs(model.header, ["u"])))
+    assert np.concatenate(found) == pytest.approx(np.concatenate([alone({"x": one[None]})["u"] for one in x]), abs=1e-5)
 
 
 def test_little_memory_means_more_chunks_and_the_same_moments(monkeypatch):

@@ -9,12 +9,15 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from onnx import ModelProto, ValueInfoProto
 
 from graphprune.calibration.noise import KINDS
 from graphprune.calibration.tokens import drawn, inputs_for, reader, sequences, writer
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model import Model
+from graphprune.model.shapes import Shape
+from graphprune.model.surgeon import is_standard
 from graphprune.progress import track
 from graphprune.proof import Runner, seeded_inputs
 
@@ -26,18 +29,51 @@ BATCH = "graphprune_batch"
 
 
 def batched(model: Model) -> Model:
-    """The model with the first axis of its inputs open if it runs at twice the size, else fixed."""
-    template = seeded_inputs(model)
-    doubled = {name: np.concatenate([x, x]) if x.ndim else x for name, x in template.items()}
+    """The model with the first axis of its inputs open if it runs at twice the size, else fixed.
+
+    Reshapes that spell the size of the first axis out copy it instead, where that lets every item come out as alone.
+    """
+    template, others = seeded_inputs(model), seeded_inputs(model, 1)
+    doubled = {name: np.concatenate([x, others[name]]) if x.ndim else x for name, x in template.items()}
     opened = _with_first_axis(model, None)
+    if _run_twice(opened, doubled, model.shapes):
+        return opened
+    if (views := _with_open_views(model)) is not None:
+        opened = _with_first_axis(views, None)
+        twice, once = _run_twice(opened, doubled, model.shapes), Runner(model)(template)
+        if twice and all(_alike(twice[name][: len(x)], x) for name, x in once.items()):
+            return opened
+    return _with_first_axis(model, {name: len(x) for name, x in template.items() if x.ndim})
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    if b.dtype.kind != "f":
+        return np.array_equal(a, b)
+    return np.allclose(a, b, rtol=0, atol=1e-3 * np.abs(b).max(initial=0.0), equal_nan=True)
+
+
+def _run_twice(opened: Model, doubled: Inputs, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+    """The outputs for inputs of twice the size, nothing where they do not come out so."""
     try:
         outputs = Runner(opened)(doubled)
     except InvalidModelError:
-        outputs = {}
-    shapes = {name: model.shapes.get(name) for name in outputs}
-    if outputs and all(s and s[0] and len(outputs[name]) == 2 * s[0] for name, s in shapes.items()):
-        return opened
-    return _with_first_axis(model, {name: len(x) for name, x in template.items() if x.ndim})
+        return {}
+    sizes = {name: shapes.get(name) for name in outputs}
+    return outputs if all(s and s[0] and len(outputs[name]) == 2 * s[0] for name, s in sizes.items()) else {}
+
+
+def _with_open_views(model: Model) -> Model | None:
+    """The model with Reshapes that copy the size of the first axis in place of spelling it out, if there are any."""
+    result, found = model.copy(), False
+    for node in result.graph.nodes:
+        if node.op != "Reshape" or not is_standard(node) or node.attrs.get("allowzero", 0):
+            continue
+        source, target = model.shapes.get(node.inputs[0].name), node.inputs[1]
+        if isinstance(target, gs.Constant) and source and target.values.size and target.values[0] == source[0]:
+            sizes = np.array([0, *target.values[1:]], np.int64)
+            node.inputs[1] = gs.Constant(f"{node.outputs[0].name}:open", sizes)
+            found = True
+    return result if found else None
 
 
 def is_open(model: Model) -> bool:
