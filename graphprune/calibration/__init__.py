@@ -32,7 +32,7 @@ MATCHED = 0.5  # share of inputs optimised to match statistics, among what is ma
 GIVEN = 0.5  # share of real inputs, where there are any
 WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
 MOVED = 1.3e11  # bytes of activations read and written meanwhile: what small layers take their time for
-HELD = 3 << 29  # bytes of activations held while matching
+HELD = 3 << 29  # bytes of activations and weights, these as they are and turned round, held while matching
 HELD_MOMENTS = 1 << 29  # bytes of second moments beyond which not every layer has some
 
 
@@ -278,7 +278,8 @@ def _matching(
     macs = CostModel(model).at().macs / items(seeded_inputs(model)) + 1e5
     held = sum(4 * prod(n or 1 for n in shape) for shape in model.shapes.values())
     count = int(np.clip(WORK / 100 / macs, 16, 96))
-    count = min(count, max(1, HELD // held)) if is_open(model) else 1
+    weights = sum(prod(c.shape) * np.dtype(c.dtype).itemsize for c in model.constants.values())
+    count = min(count, max(1, (HELD - 2 * weights) // held)) if is_open(model) else 1
     most = effort * min(WORK / macs, MOVED / held) / count
     steps = int(np.clip(most, 60 * min(effort, 1.0), 200 * max(effort, 1.0)))
     return matched(model, statistics, synthetic(model, kind, count, seed, spread), max(steps, 1), spread)
