@@ -40,7 +40,10 @@ ENTRY_POINTS = "graphprune.passes"
 
 # The common roads. Shape arithmetic is folded before a cut so that it pins nothing; what a cut leaves dead, and what
 # can be folded once widths are final, goes after. What is asked for is filled in in braces.
-BEFORE, AFTER = "fold_states, fold_shapes, fold_constants, fuse_norms", "fold_constants, fold_batchnorm, clean"
+BEFORE, AFTER = (
+    "fold_states, fold_loops, fold_shapes, fold_constants, fuse_norms",
+    "fold_constants, fold_batchnorm, clean",
+)
 CALIBRATED = f"{BEFORE}, fold_batchnorm, calibrate({{calibration}})"
 SCORED = "fold_batchnorm, calibrate(count=8), obs"  # what a sensitivity view is made of, after ``BEFORE``
 PRESETS = {

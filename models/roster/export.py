@@ -92,4 +92,4 @@ def export(
         options |= {"opset_version": 17}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, tuple(inputs), path, **options)
+        torch.onnx.export(network, tuple(inputs), str(path), **options)  # a name, for files beside it above 2 GB

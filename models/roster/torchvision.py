@@ -6,6 +6,7 @@ what an exporter needs of them is then defined here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -132,7 +133,7 @@ def import_torchvision() -> Any:
     library.impl("roi_align", _roi_align, "CompositeExplicitAutograd")
     import torchvision
 
-    torchvision.extension._has_ops = _loaded
+    torchvision.extension._has_ops = sys.modules["torchvision.ops.roi_align"]._has_ops = _loaded  # type: ignore[attr-defined]
     _LIBRARIES.append(library)  # a library's operators go when it does
     return torchvision
 
