@@ -168,7 +168,7 @@ class Model:
 
     @cached_property
     def _meter(self) -> Meter:
-        return Meter(self.lean)
+        return Meter(self.lean, self.kinds)
 
     def _shapes_at(self, input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Shape]:
         """Shapes by inference, and by execution where shape arithmetic is beyond it."""

@@ -24,6 +24,7 @@ def session(
     optimise: bool = False,
     threads: int = 0,
     keep: bool = True,
+    shapes_first: bool = False,
     profile: str = "",
 ) -> ort.InferenceSession:
     """A session over a serialised model or the path of one; raises what onnxruntime raises.
@@ -35,6 +36,7 @@ def session(
         threads: of one operator; 0 lets onnxruntime decide.
         keep: whether it is run often; else it takes no memory beyond that of the run, maps weights from their file, and
             its threads do not wait busily.
+        shapes_first: whether ``Shape`` is computed as soon as it can be, so that what it is asked of can be let go.
         profile: where to write the times of nodes, a path without its ending; empty for not at all.
     """
     options = ort.SessionOptions()
@@ -49,6 +51,8 @@ def session(
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False
+    if shapes_first:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     for library in _libraries().values():
         options.register_custom_ops_library(str(library))
     if not optimise:

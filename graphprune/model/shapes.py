@@ -17,6 +17,8 @@ from graphprune.model.session import session
 from graphprune.model.surgeon import export_attributes, opaque
 from graphprune.model.wellformed import LARGEST
 
+_SHAPE_OF = "graphprune:shape of "
+
 # Values of up to this many elements may say what shape something has.
 SHAPE_VALUES = 1024
 
@@ -223,17 +225,22 @@ def _made(
 class Meter:
     """Shapes of tensors that inference cannot tell, seen by running a model on zeros in onnxruntime.
 
-    What is opened for one choice of sizes serves the next.
+    What is opened for one choice of sizes serves the next. Of a tensor whose type is known no more than its shape is
+    handed out, so that the values of all need not be held at the same time.
 
     Args:
         model: makes the protobuf, and the weights that it refers to.
+        kinds: ONNX's numbers for the element types of tensors, where known.
 
     Attributes:
         dtypes: element types of what was seen so far.
     """
 
-    def __init__(self, model: Callable[[], tuple[ModelProto, Mapping[str, np.ndarray]]]) -> None:
+    def __init__(
+        self, model: Callable[[], tuple[ModelProto, Mapping[str, np.ndarray]]], kinds: Mapping[str, int]
+    ) -> None:
         self._model = model
+        self._kinds = kinds
         self.dtypes: dict[str, np.dtype] = {}
         self._types: dict[str, int] = {}
         self._names: list[str] = []
@@ -252,12 +259,14 @@ class Meter:
                 for name, shape in input_shapes.items()
             }
             assert self._session is not None
-            found = self._session.run(names, zeros)
+            found = self._session.run([_SHAPE_OF * bool(self._kinds.get(name)) + name for name in names], zeros)
         except Exception:
             return {}
         arrays = {name: value for name, value in zip(names, found, strict=True) if isinstance(value, np.ndarray)}
-        self.dtypes |= {name: value.dtype for name, value in arrays.items()}
-        return {name: tuple(size or None for size in value.shape) for name, value in arrays.items()}
+        whole = {name: value for name, value in arrays.items() if not self._kinds.get(name)}
+        self.dtypes |= {name: value.dtype for name, value in whole.items()}
+        sizes = {name: whole[name].shape if name in whole else value.tolist() for name, value in arrays.items()}
+        return {name: tuple(size or None for size in shape) for name, shape in sizes.items()}
 
     def close(self) -> None:
         """Let go of what was opened; it is opened again where more is asked."""
@@ -267,5 +276,9 @@ class Meter:
         proto, values = self._model()
         self._types = {info.name: info.type.tensor_type.elem_type for info in proto.graph.input}
         declared = {info.name for info in proto.graph.output}
-        proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in declared)
-        self._session, self._names = session(proto.SerializeToString(), values=values, keep=False), names
+        measured = [name for name in names if self._kinds.get(name)]
+        proto.graph.node.extend(onnx.helper.make_node("Shape", [name], [_SHAPE_OF + name]) for name in measured)
+        wanted = [*(name for name in names if name not in measured), *(_SHAPE_OF + name for name in measured)]
+        proto.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in declared)
+        self._session = session(proto.SerializeToString(), values=values, keep=False, shapes_first=True)
+        self._names = names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 import pytest
+from onnx import TensorProto
 
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model.shapes import Meter, bind, infer, symbolic_axes
@@ -63,19 +64,19 @@ net (float[1,3,H,W] x, int64[k] seed) => (float[a,b,c,d] y, int64[e,f] z)
 { s = Shape(x)  f = Cast<to=1>(s)  g = Sqrt(f)  h = Cast<to=7>(g)  y = Expand(x, h)  z = NonZero(seed) }"""
 
 
-def test_what_inference_cannot_tell_is_measured():
+@pytest.mark.parametrize("kinds", [{}, {"g": TensorProto.FLOAT}, {"g": TensorProto.FLOAT, "z": TensorProto.INT64}])
+def test_what_inference_cannot_tell_is_measured(kinds):
     sizes = {"x": (1, 3, 1, 1), "seed": (4,)}
     inferred = infer(onnx.parser.parse_model(ARITHMETIC), "net", sizes)[0]["y"]
     assert not all(isinstance(size, int) for size in inferred)
-    found = Meter(lambda: (onnx.parser.parse_model(ARITHMETIC.replace("Sqrt(f)", "Identity(f)")), {}))(
-        ["g", "z"], sizes
-    )
-    assert found == {"g": (4,), "z": (1, None)}  # no size of what depends on the data
+    meter = Meter(lambda: (onnx.parser.parse_model(ARITHMETIC.replace("Sqrt(f)", "Identity(f)")), {}), kinds)
+    assert meter(["g", "z"], sizes) == {"g": (4,), "z": (1, None)}  # no size of what depends on the data
+    assert set(meter.dtypes) == {"g", "z"} - set(kinds)
 
 
 def test_what_cannot_be_run_has_no_shapes():
     foreign = ARITHMETIC.replace('"" : 17', '"" : 17, "acme" : 1').replace("Sqrt(f)", "acme.Frobnicate(f)")
-    assert Meter(lambda: (onnx.parser.parse_model(foreign), {}))(["g"], {"x": (1, 3, 1, 1), "seed": (4,)}) == {}
+    assert Meter(lambda: (onnx.parser.parse_model(foreign), {}), {})(["g"], {"x": (1, 3, 1, 1), "seed": (4,)}) == {}
 
 
 def test_what_onnx_does_not_know_is_no_misfit_before_a_body_either():
