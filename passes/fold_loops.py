@@ -102,7 +102,7 @@ def _resolved(node: gs.Node, sequences: Sequences) -> Iterator[gs.Node]:
     place = int(at.values.reshape(())) if isinstance(at, gs.Constant) else None
     if output is None or not is_standard(node) or (at is not None and place is None):
         yield node
-    elif node.op == "SequenceAt" and parts is not None and place is not None:
+    elif node.op == "SequenceAt" and parts is not None and place is not None and -len(parts) <= place < len(parts):
         yield gs.Node("Identity", node.name, inputs=[parts[place]], outputs=[output])
     elif node.op == "ConcatFromSequence" and parts and not node.attrs.get("new_axis", 0):
         yield gs.Node("Concat", node.name, {"axis": node.attrs["axis"]}, parts, [output])

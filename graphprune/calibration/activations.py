@@ -40,8 +40,8 @@ def batched(model: Model) -> Model:
         return opened
     if (views := _with_open_views(model)) is not None:
         opened = _with_first_axis(views, None)
-        twice, once = _run_twice(opened, doubled, model.shapes), Runner(model)(template)
-        if twice and all(_alike(twice[name][: len(x)], x) for name, x in once.items()):
+        twice = _run_twice(opened, doubled, model.shapes)
+        if twice and all(_alike(twice[name][: len(x)], x) for name, x in Runner(model)(template).items()):
             return opened
     return _with_first_axis(model, {name: len(x) for name, x in template.items() if x.ndim})
 
