@@ -47,7 +47,7 @@ BEFORE, AFTER = (
 CALIBRATED = f"{BEFORE}, fold_batchnorm, calibrate({{calibration}})"
 SCORED = "fold_batchnorm, calibrate(count=8), obs"  # what a sensitivity view is made of, after ``BEFORE``
 PRESETS = {
-    "obs": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
+    "obs": f"{CALIBRATED}, obs, {{probe}}{{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
     "fisher": f"{CALIBRATED}, fisher, {{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
     "spare": f"{BEFORE}, fold_batchnorm, calibrate(count=8, {{sampled}}), obs(damp=0.0001, most=0.01), {{choice}}, "
     f"cut(needed=False), reconstruct(damp=0.0001), {AFTER}",
@@ -78,6 +78,7 @@ def preset(
     sparsify: str = "",
     experts: str = "",
     layers: str = "",
+    probe: str = "",
 ) -> str:
     """The text of a preset with what is asked for filled in.
 
@@ -87,9 +88,10 @@ def preset(
         seed: of random scores.
         calibration: arguments of the pass that calibrates.
         sampled: arguments of passes that run the model on some inputs by themselves.
-        sparsify, experts, layers: passes that make zeros, choose experts and remove layers, with their commas.
+        sparsify, experts, layers, probe: passes that make zeros, choose experts, remove layers and probe groups, with
+            their commas.
     """
-    parts = {"calibration": calibration, "sampled": sampled, "sparsify": sparsify, "experts": experts}
+    parts = {"calibration": calibration, "sampled": sampled, "sparsify": sparsify, "experts": experts, "probe": probe}
     return PRESETS[name].format(choice=choice, seed=seed, **parts).replace(BEFORE, BEFORE + layers, 1)
 
 

@@ -142,6 +142,7 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float], mill
         calibration=_calibration(options),
         layers=_layers(options),
         experts=f"{experts}, cut, " if experts else "",
+        probe="" if ratio is not None else f"probe({_noise(options)}), ",
     )
 
 
@@ -155,6 +156,12 @@ def _spelled(options: PruneOptions, **others: object) -> str:
     given = True if options["calibration_data"] is not None else None
     asked = {"seed": options["seed"], "given": given, **others, "spread": _spread(options)}
     return ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+
+
+def _noise(options: PruneOptions) -> str:
+    """The arguments of a pass that makes noise of its own."""
+    spread = _spread(options)
+    return f"seed={options['seed']}" + (f", spread={spread}" if spread else "")
 
 
 def _spread(options: PruneOptions) -> tuple[float, float] | None:

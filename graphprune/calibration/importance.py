@@ -18,6 +18,7 @@ from graphprune.calibration.adjoints import Tape
 from graphprune.calibration.gradient import Seed, with_gradients
 from graphprune.errors import InvalidModelError
 from graphprune.model import Model
+from graphprune.model.surgeon import is_standard
 
 DRAWS = 2  # directions of the outputs that are looked at for every input
 WIDEST = 6144  # channels of the largest G
@@ -63,14 +64,21 @@ def directions(model: Model, seed: int, logits: str | None = None) -> dict[str, 
         model: any.
         seed: of the numbers.
         logits: the only output that counts, where it predicts the next token: the mean square of a gradient is then
-            twice how far, to second order, the prediction diverges. By default all outputs count, each in units of
-            its own spread, but those of whole numbers.
+            twice how far, to second order, the prediction diverges. By default all ``answers`` count, each in units of
+            its own spread.
     """
-    floats = (name for name in model.outputs if getattr(model.dtypes.get(name), "kind", "f") == "f")
-    ranks = {name: len(model.shapes.get(name) or ()) for name in floats}
     if logits is not None:
-        return {logits: _surprise(ranks[logits], seed)}
+        return {logits: _surprise(len(model.shapes[logits]), seed)}
+    ranks = {name: len(model.shapes.get(name) or ()) for name in answers(model)}
     return {name: _direction(rank, seed + k) for k, (name, rank) in enumerate(ranks.items())}
+
+
+def answers(model: Model) -> list[str]:
+    """The outputs of real numbers, as they are before a softmax: behind it, what a sure model makes hardly moves."""
+    makers = {t.name: node for node in model.graph.nodes for t in node.outputs}
+    floats = [name for name in model.outputs if getattr(model.dtypes.get(name), "kind", "f") == "f"]
+    ends = {name for name in floats if name in makers and makers[name].op == "Softmax" and is_standard(makers[name])}
+    return [makers[name].inputs[0].name if name in ends else name for name in floats]
 
 
 def _channels(model: Model, name: str) -> int | None:

@@ -15,14 +15,13 @@ import onnx_graphsurgeon as gs
 from graphprune.calibration.activations import Inputs
 from graphprune.calibration.adjoints import Tape
 from graphprune.calibration.gradient import Seed, with_gradients
-from graphprune.calibration.statistics import Statistics
+from graphprune.calibration.statistics import LEAST, Statistics
 from graphprune.errors import InvalidModelError
 from graphprune.model import Model
 from graphprune.progress import track
 from graphprune.proof import Runner
 
 RATE = 0.1  # of the first step, for inputs of about unit spread; falls to 0 along a cosine
-LEAST = 0.1  # channels that vary less than this share of the median count as if they varied so much
 MOMENTS = 0.9, 0.99  # what Adam remembers of gradients and of their squares
 
 

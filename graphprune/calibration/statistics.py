@@ -16,6 +16,8 @@ import onnx_graphsurgeon as gs
 from graphprune.calibration.activations import Inputs, run
 from graphprune.model import Model
 
+LEAST = 0.1  # channels that vary less than this share of the median count as if they varied so much
+
 Statistics = Mapping[str, Mapping[str, np.ndarray]]
 """Tensor → "mean" and "std" of its channels (axis 1), float64 [channels]."""
 
@@ -62,6 +64,25 @@ def observed(model: Model, statistics: Statistics, inputs: Inputs) -> Statistics
         name: {"mean": sums[f"{name}:mean"] / chunks, "std": np.sqrt(sums[f"{name}:variance"] / chunks)}
         for name in known
     }
+
+
+def mismatch(model: Model, statistics: Statistics, inputs: Inputs) -> float:
+    """How far the moments of ``inputs`` are off those of ``statistics``: squared, in spreads, the mean over tensors.
+
+    Of every channel that of the mean and that of the spread are added up, as ``matching`` does.
+    """
+    sums: dict[str, np.ndarray] = {}
+    for values in run(model, list(statistics), inputs):
+        for name in statistics:
+            x = np.moveaxis(values[name], 1, 0).reshape(values[name].shape[1], -1).astype(np.float64)
+            sums[name] = sums.get(name, 0.0) + np.stack([np.full(len(x), x.shape[1]), x.sum(1), np.square(x).sum(1)])
+    off = []
+    for name, (count, total, square) in sums.items():
+        mean, wanted = total / count, statistics[name]["std"]
+        std = np.sqrt(np.maximum(square / count - mean**2, 0.0))
+        unit = np.maximum(wanted, LEAST * np.median(wanted)) + 1e-12
+        off.append(np.mean(((mean - statistics[name]["mean"]) / unit) ** 2 + ((std - wanted) / unit) ** 2))
+    return float(np.mean(off)) if off else 0.0
 
 
 def imposed(model: Model, statistics: Statistics, found: Statistics) -> Model:

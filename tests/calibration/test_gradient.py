@@ -10,7 +10,7 @@ import pytest
 from graphprune.calibration.activations import batched, run
 from graphprune.calibration.adjoints import ADJOINTS
 from graphprune.calibration.gradient import with_gradients, with_outputs
-from graphprune.calibration.importance import importance
+from graphprune.calibration.importance import answers, importance
 from graphprune.calibration.matching import matched
 from graphprune.model import load
 from graphprune.proof import Runner
@@ -71,6 +71,7 @@ BODIES = {
     "Pow": ("y = Pow(x, n)", {"n": np.array(3, np.float32)}),
     "RMSNormalization": ("y = RMSNormalization(x, a)", {"a": (7,)}),
     "Reciprocal": ("s = Sigmoid(x)\ny = Reciprocal(s)", {}),
+    "ReduceMax, of an older opset": ("y = ReduceMax<axes=[2], keepdims=0>(x)", {}),
     "ReduceMax": ("y = ReduceMax<keepdims=0, axes=[1,-1]>(x)", {}),
     "ReduceMax, of all": ("y = ReduceMax<keepdims=1>(x)", {}),
     "ReduceMean": ("y = ReduceMean<keepdims=1, axes=[2,3]>(x)", {}),
@@ -86,6 +87,7 @@ BODIES = {
         {"s": np.array([1, -5]), "e": np.array([2**31, -1]), "d": np.array([3, 2])},
     ),
     "Softmax": ("y = Softmax<axis=1>(x)", {}),
+    "Softmax, of an older opset": ("y = Softmax<axis=2>(x)", {}),
     "Softplus": ("y = Softplus(x)", {}),
     "Sqrt": ("s = Sigmoid(x)\ny = Sqrt(s)", {}),
     "Squeeze": ("t = ReduceMean<keepdims=1, axes=[2,3]>(x)\ny = Squeeze(t, p)", {"p": np.array([2, 3], np.int64)}),
@@ -96,7 +98,13 @@ BODIES = {
     "Where": ("t = Tanh(x)\nc = Greater(x, z)\ny = Where(c, x, t)", {"z": np.array(0, np.float32)}),
 }
 
-NEWER = {"Gelu": 20, "Mish": 18, "RMSNormalization": 23}  # the opset that has it
+OPSETS = {  # that have it, or have it so
+    "Gelu": 20,
+    "Mish": 18,
+    "RMSNormalization": 23,
+    "ReduceMax, of an older opset": 11,
+    "Softmax, of an older opset": 11,
+}
 
 
 def test_every_operator_of_the_table_is_here():
@@ -108,7 +116,7 @@ def test_a_gradient_is_the_difference_of_the_loss(name):
     """The loss is the sum of y², whose own gradient is 2 y."""
     body, weights = BODIES[name]
     rng = np.random.default_rng(0)
-    model = load(net(body, inputs="float[3,2,6,7] x", opset=NEWER.get(name, 17), **weights))
+    model = load(net(body, inputs="float[3,2,6,7] x", opset=OPSETS.get(name, 17), **weights))
     graph, gradients = with_gradients(model, {"y": lambda tape, y: tape("Mul", y, 2.0)}, ["x"])
     x = rng.permutation(np.linspace(-1.9, 1.9, 252, dtype=np.float32)).reshape(
         3, 2, 6, 7
@@ -187,6 +195,12 @@ def test_importance_is_what_the_output_makes_of_an_error():
     expected = weights.T @ weights * 6 / (weights**2).sum()
     assert 2 * found - np.eye(6) == pytest.approx(expected, abs=0.15)
     assert np.trace(found) == pytest.approx(6)
+
+
+def test_answers_are_what_a_softmax_reads():
+    text = "t = MatMul(x, a)\np = Softmax(t)\ny = Relu(t)\nk = ArgMax(t)"
+    graph = net(text, inputs="float[1,4] x", outputs="p y", a=(4, 6))
+    assert answers(load(graph)) == ["t", "y"]
 
 
 def test_more_outputs():

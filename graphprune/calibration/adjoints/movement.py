@@ -52,7 +52,7 @@ def _gather(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
     before, size = index[0] % call.x.shape[axis], call.x.shape[axis]
     pads = np.zeros((2, call.x.rank), np.int64)
     pads[:, axis] = before, size - 1 - before
-    yield 0, tape("Pad", tape("Unsqueeze", dy, np.array([axis], np.int64)), pads.ravel())
+    yield 0, tape("Pad", tape.unsqueezed(dy, [axis]), pads.ravel())
 
 
 def _expand(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:

@@ -41,8 +41,8 @@ def _max_pool(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
     places = np.tile(np.eye(size).reshape(size, 1, *kernel), (channels, 1, *[1] * len(kernel)))
     attrs = {"group": channels, "strides": strides, "dilations": dilations, "pads": pads.T.ravel().tolist()}
     spread = np.array([0, channels, size, *call.y.shape[2:]], np.int64)
-    window, along = tape("Reshape", tape("Conv", node.inputs[0], places, **attrs), spread), np.array([2], np.int64)
-    share = _shared(tape, window, tape("Unsqueeze", node.outputs[0], along), tape("Unsqueeze", dy, along), [2])
+    window = tape("Reshape", tape("Conv", node.inputs[0], places, **attrs), spread)
+    share = _shared(tape, window, tape.unsqueezed(node.outputs[0], [2]), tape.unsqueezed(dy, [2]), [2])
     flat = tape("Reshape", share, np.array([0, channels * size, *call.y.shape[2:]], np.int64))
     yield 0, tape("ConvTranspose", flat, places, output_padding=rest.tolist(), **attrs)
 
@@ -83,14 +83,13 @@ def _with_axes(tape: Tape, call: Call, y: gs.Tensor) -> gs.Tensor | None:
     if call.x.rank == call.y.rank:
         return y
     axes = call.ints("axes", 1)
-    return tape("Unsqueeze", y, np.array(axes, np.int64)) if axes is not None and call.opset >= 13 else None
+    return tape.unsqueezed(y, axes) if axes is not None else None
 
 
 def _softmax(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
-    if call.opset < 13:  # flattens what comes after its axis
-        return
-    y = node.outputs[0]
-    mean = tape.reduced("ReduceSum", tape("Mul", dy, y), [call.attrs.get("axis", -1) % call.y.rank])
+    y, rank, flattens = node.outputs[0], call.y.rank, call.opset < 13  # along all axes from its own on
+    axis = call.attrs.get("axis", 1 if flattens else -1) % rank
+    mean = tape.reduced("ReduceSum", tape("Mul", dy, y), [*range(axis, rank)] if flattens else [axis])
     yield 0, tape("Mul", y, tape("Sub", dy, mean))
 
 

@@ -32,6 +32,12 @@ class Tape:
             return self(op, x, axes=list(axes), keepdims=1)
         return self(op, x, np.array(axes, np.int64), keepdims=1)
 
+    def unsqueezed(self, x: gs.Tensor, axes: Sequence[int]) -> gs.Variable:
+        """``x`` with axes of size 1 put in."""
+        if self._opset < 13:
+            return self("Unsqueeze", x, axes=list(axes))
+        return self("Unsqueeze", x, np.array(axes, np.int64))
+
     def where(self, x: gs.Tensor, *conditions: gs.Tensor) -> gs.Tensor:
         """``x`` where all conditions hold, else 0."""
         for condition in conditions:
