@@ -33,8 +33,8 @@ class Probe:
     ``obs`` predicts a group's error where its layers end, on the inputs that these were fitted to. How much of it
     reaches the outputs, and how much larger it is on other inputs, differs by group: most where layers are wide and
     deep. So each group alone loses some of its units, its readers are refitted, and the outputs are compared, on noise
-    that no layer has seen. A curve is multiplied by measured over predicted error, raised to the trust: 1 / (1 + d) for
-    a kind of noise whose moments are d off those that BatchNorm remembers, in squared standard deviations, and a half
+    that no layer has seen. A curve is multiplied by measured over predicted error, raised to the trust: exp(-d) for a
+    kind of noise whose moments are d off those that BatchNorm remembers, in squared standard deviations, and a half
     where nothing is remembered. Models without images, and groups that no linear layer reads, keep their curves.
 
     Attributes:
@@ -64,7 +64,7 @@ class Probe:
             n: np.concatenate([x[n] for x in inputs]) if first.ndim else first for n, first in inputs[0].items()
         }
         known = calibration.statistics
-        trust = [1 / (1 + mismatch(model, known, x)) if known else UNKNOWN for x in inputs]
+        trust = [np.exp(-mismatch(model, known, x)) if known else UNKNOWN for x in inputs]
         compared = answers(model)
         dense = _outputs(model, compared, together, len(kinds))
         scores = dict(state.scores)
