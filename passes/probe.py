@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphprune.calibration import Calibration, layers
-from graphprune.calibration.activations import Inputs, batched, has_images, run, synthetic
+from graphprune.calibration.activations import Inputs, assorted, batched, has_images, positions, run
 from graphprune.calibration.importance import answers
 from graphprune.calibration.noise import KINDS
 from graphprune.calibration.refit import calibrated, write
@@ -22,7 +22,9 @@ from graphprune.state import State
 
 WORK = 5e11  # multiply-accumulates that all probes may take
 UNSEEN = 7  # added to the seed, so that no layer was fitted to these inputs
+FAR = 8.0  # squared standard deviations off what is remembered: means and spreads off by two each
 UNKNOWN = 0.5  # trust in inputs where nothing is known of real ones
+LITTLE = 0.25  # trust that is not worth a trial
 LEAST = 1e-6  # added to errors before they are divided
 
 
@@ -32,10 +34,11 @@ class Probe:
 
     ``obs`` predicts a group's error where its layers end, on the inputs that these were fitted to. How much of it
     reaches the outputs, and how much larger it is on other inputs, differs by group: most where layers are wide and
-    deep. So each group alone loses some of its units, its readers are refitted, and the outputs are compared, on noise
-    that no layer has seen. A curve is multiplied by measured over predicted error, raised to the trust: exp(-d) for a
-    kind of noise whose moments are d off those that BatchNorm remembers, in squared standard deviations, and a half
-    where nothing is remembered. Models without images, and groups that no linear layer reads, keep their curves.
+    deep, or only gates. So each group alone loses some of its units, its readers are refitted, and the outputs are
+    compared, on noise that no layer has seen. A curve is multiplied by measured over predicted error, raised to the
+    trust: exp(-d / 8) for a kind of noise whose moments are d off those that BatchNorm remembers, in squared standard
+    deviations, and a half where nothing is remembered. Models without images, and groups that no linear layer reads,
+    keep their curves.
 
     Attributes:
         shares: of a group's units that go, one after another.
@@ -56,17 +59,16 @@ class Probe:
         calibration = calibrated(state, "probe")
         if not has_images(state.model) or not state.groups:
             return state
-        model, kinds = batched(state.model), list(KINDS)
-        macs = len(state.groups) * len(self.shares) * len(kinds) * max(CostModel(state.model).at().macs, 1)
+        model, known = batched(state.model), calibration.statistics
+        macs = len(state.groups) * len(self.shares) * len(KINDS) * max(CostModel(state.model).at().macs, 1)
         count = int(np.clip(WORK / macs, 1, self.count))
-        inputs = [synthetic(model, kind, count, self.seed + UNSEEN, self.spread) for kind in kinds]
-        together = {
-            n: np.concatenate([x[n] for x in inputs]) if first.ndim else first for n, first in inputs[0].items()
-        }
-        known = calibration.statistics
-        trust = [np.exp(-mismatch(model, known, x)) if known else UNKNOWN for x in inputs]
+        inputs = assorted(model, count * len(KINDS), self.seed + UNSEEN, self.spread)
+        kinds = [{n: x[k] for n, x in _by_kind(inputs).items()} for k in range(len(KINDS))]
+        trust = np.array([np.exp(-mismatch(model, known, kind) / FAR) if known else UNKNOWN for kind in kinds])
+        if trust.max() < LITTLE:
+            return state
         compared = answers(model)
-        dense = _outputs(model, compared, together, len(kinds))
+        dense = _outputs(model, compared, inputs)
         scores = dict(state.scores)
         for group in track(state.groups):
             curve = np.sort(scores[group.name])
@@ -77,7 +79,7 @@ class Probe:
                 without = self._without(model, calibration, group, units)
                 if without is None or not np.isfinite(curve[len(units) - 1]):
                     continue
-                errors = _errors(_outputs(without, compared, together, len(kinds)), dense)
+                errors = _errors(_outputs(without, compared, inputs), dense)
                 off = np.log((errors + LEAST) / (curve[len(units) - 1] + LEAST))
                 powers.append(np.mean(trust * off))
             if powers and np.isfinite(powers).all():
@@ -106,20 +108,20 @@ class Probe:
         return replace(result) if changed else None
 
 
-def _outputs(model: Model, wanted: Sequence[str], inputs: Inputs, kinds: int) -> list[list[np.ndarray]]:
+def _by_kind(values: Inputs) -> dict[str, list[np.ndarray]]:
+    """Arrays that hold items of all kinds of noise, one kind after another, in as many parts; scalars in all."""
+    parts = len(KINDS)
+    return {name: np.array_split(x, parts) if x.ndim else [x] * parts for name, x in values.items()}
+
+
+def _outputs(model: Model, wanted: Sequence[str], inputs: Inputs) -> list[list[np.ndarray]]:
     """What a model makes of every kind of input, float64 [positions, channels] for each that is ``wanted``."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     for values in run(model, wanted, inputs):
         for name in wanted:
             parts[name].append(values[name])
-    split = [np.array_split(np.concatenate(p), kinds) for p in parts.values()]
-    return [[_rows(x) for x in kind] for kind in zip(*split, strict=True)]
-
-
-def _rows(values: np.ndarray) -> np.ndarray:
-    """A tensor by position, its channels on axis 1 of images, else on the last: float64 [positions, channels]."""
-    moved = np.moveaxis(values, 1, -1) if values.ndim >= 4 else values
-    return moved.reshape(-1, moved.shape[-1]).astype(np.float64)
+    whole = _by_kind({name: np.concatenate(values) for name, values in parts.items()})
+    return [[positions(whole[name][k]) for name in wanted] for k in range(len(KINDS))]
 
 
 def _errors(outputs: list[list[np.ndarray]], dense: list[list[np.ndarray]]) -> np.ndarray:

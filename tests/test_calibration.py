@@ -27,7 +27,7 @@ def statistics(rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_is_seeded_and_of_unit_size(kind):
-    a, b = (KINDS[kind]((4, 3, 33, 48), np.random.default_rng(7)) for _ in range(2))
+    a, b = (KINDS[kind]((64, 3, 33, 48), np.random.default_rng(7)) for _ in range(2))
     assert np.array_equal(a, b)
     assert abs(a.mean()) < 0.5
     assert 0.5 < a.std() < 1.5
@@ -38,6 +38,17 @@ def test_pink_noise_is_smooth_and_leaves_have_edges():
     assert smooth.mean() < 0.6 * rough.mean()
     flat = np.abs(np.diff(KINDS["leaves"]((4, 3, 64, 64), np.random.default_rng(0))))
     assert np.median(flat) < 0.5 * flat.mean()
+
+
+def test_objects_lie_on_a_plain_ground_and_strokes_are_grey():
+    objects, strokes = (KINDS[k]((32, 3, 64, 96), np.random.default_rng(0)) for k in ("objects", "strokes"))
+    plain = (np.diff(objects, axis=3) == 0).mean(axis=(1, 2, 3))
+    assert np.median(plain) > 0.5
+    assert (plain < 1).all()
+    assert np.array_equal(strokes[:, 0], strokes[:, 1])
+    steps = np.diff(strokes[:, 0]).reshape(32, -1)
+    tails = (steps**4).mean(axis=1) / (steps**2).mean(axis=1) ** 2  # 3 where there is nothing but noise
+    assert np.median(tails) > 4
 
 
 def test_second_moments_are_those_of_the_tensor():

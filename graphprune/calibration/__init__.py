@@ -28,6 +28,7 @@ from graphprune.progress import track
 from graphprune.proof import seeded_inputs
 from graphprune.rules import Dim, Layer
 
+START = "leaves"  # kind of noise that inputs are optimised from
 MATCHED = 0.5  # share of inputs optimised to match statistics, among what is made up
 GIVEN = 0.5  # share of real inputs, where there are any
 WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
@@ -233,7 +234,7 @@ def calibrate(
         imitated = "scaled to BatchNorm statistics in every layer" if statistics else "no BatchNorm statistics to match"
         source = f"{count} inputs of {' and '.join(kinds)} noise each, {imitated}"
     nearest = []  # the inputs that are most like real ones
-    if (similar := _matching(model, statistics, kinds[-1], seed, spread, effort)) is not None:
+    if (similar := _matching(model, statistics, seed, spread, effort)) is not None:
         noise = {"matched": Noise(lambda: similar, observed(model, statistics, similar))}
         seen = mixed(seen, sampled(model, found, similar, seed), MATCHED)
         nearest.append(similar)
@@ -270,7 +271,7 @@ def items(inputs: Inputs) -> int:
 
 
 def _matching(
-    model: Model, statistics: Statistics, kind: str, seed: int, spread: tuple[float, float], effort: float
+    model: Model, statistics: Statistics, seed: int, spread: tuple[float, float], effort: float
 ) -> Inputs | None:
     """Inputs that meet the statistics, as many and as well as the effort and memory allow."""
     if not statistics or not effort:
@@ -282,7 +283,7 @@ def _matching(
     count = min(count, max(1, (HELD - 2 * weights) // held)) if is_open(model) else 1
     most = effort * min(WORK / macs, MOVED / held) / count
     steps = int(np.clip(most, 60 * min(effort, 1.0), 200 * max(effort, 1.0)))
-    return matched(model, statistics, synthetic(model, kind, count, seed, spread), max(steps, 1), spread)
+    return matched(model, statistics, synthetic(model, START, count, seed, spread), max(steps, 1), spread)
 
 
 def _importance(model: Model, tensors: Sequence[str], sets: Sequence[Inputs], seed: int) -> dict[str, np.ndarray]:
