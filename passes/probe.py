@@ -23,22 +23,19 @@ from graphprune.state import State
 WORK = 5e11  # multiply-accumulates that all probes may take
 UNSEEN = 7  # added to the seed, so that no layer was fitted to these inputs
 FAR = 8.0  # squared standard deviations off what is remembered: means and spreads off by two each
-UNKNOWN = 0.5  # trust in inputs where nothing is known of real ones
-LITTLE = 0.25  # trust that is not worth a trial
 LEAST = 1e-6  # added to errors before they are divided
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Error curves scaled to what was measured of a few of their points, as far as the inputs can be trusted.
+    """Error curves scaled to what was measured of a few of their points.
 
     ``obs`` predicts a group's error where its layers end, on the inputs that these were fitted to. How much of it
     reaches the outputs, and how much larger it is on other inputs, differs by group: most where layers are wide and
     deep, or only gates. So each group alone loses some of its units, its readers are refitted, and the outputs are
-    compared, on noise that no layer has seen. A curve is multiplied by measured over predicted error, raised to the
-    trust: exp(-d / 8) for a kind of noise whose moments are d off those that BatchNorm remembers, in squared standard
-    deviations, and a half where nothing is remembered. Models without images, and groups that no linear layer reads,
-    keep their curves.
+    compared, on noise that no layer has seen. A curve is multiplied by measured over predicted error, the geometric
+    mean over kinds of noise and trials; kinds whose moments are far from those that BatchNorm remembers have no say.
+    Models without images, and groups that no linear layer reads, keep their curves.
 
     Attributes:
         shares: of a group's units that go, one after another.
@@ -64,8 +61,8 @@ class Probe:
         count = int(np.clip(WORK / macs, 1, self.count))
         inputs = assorted(model, count * len(KINDS), self.seed + UNSEEN, self.spread)
         kinds = [{n: x[k] for n, x in _by_kind(inputs).items()} for k in range(len(KINDS))]
-        trust = np.array([np.exp(-mismatch(model, known, kind) / FAR) if known else UNKNOWN for kind in kinds])
-        if trust.max() < LITTLE:
+        near = np.array([not known or mismatch(model, known, kind) < FAR for kind in kinds])
+        if not near.any():
             return state
         compared = answers(model)
         dense = _outputs(model, compared, inputs)
@@ -73,17 +70,16 @@ class Probe:
         for group in track(state.groups):
             curve = np.sort(scores[group.name])
             order = np.argsort(scores[group.name], kind="stable")
-            powers = []
+            off = []
             for share in self.shares:
                 units = order[: max(1, int(share * group.size))]
                 without = self._without(model, calibration, group, units)
                 if without is None or not np.isfinite(curve[len(units) - 1]):
                     continue
                 errors = _errors(_outputs(without, compared, inputs), dense)
-                off = np.log((errors + LEAST) / (curve[len(units) - 1] + LEAST))
-                powers.append(np.mean(trust * off))
-            if powers and np.isfinite(powers).all():
-                scores[group.name] = scores[group.name] * np.exp(np.mean(powers))
+                off.append(np.log((errors[near] + LEAST) / (curve[len(units) - 1] + LEAST)).mean())
+            if off and np.isfinite(off).all():
+                scores[group.name] = scores[group.name] * np.exp(np.mean(off))
         return replace(state, scores=scores)
 
     def _without(self, model: Model, calibration: Calibration, group: Group, units: np.ndarray) -> Model | None:
