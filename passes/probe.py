@@ -38,7 +38,7 @@ class Probe:
     Models without images, and groups that no linear layer reads, keep their curves.
 
     Attributes:
-        shares: of a group's units that go, one after another.
+        shares: of a group's units that go, one trial each.
         count: inputs of each kind, fewer for large models.
         damp: as of the refit that follows.
         seed: of the noise.
@@ -62,9 +62,9 @@ class Probe:
         inputs = assorted(model, count * len(KINDS), self.seed + UNSEEN, self.spread)
         kinds = [{n: x[k] for n, x in _by_kind(inputs).items()} for k in range(len(KINDS))]
         near = np.array([not known or mismatch(model, known, kind) < FAR for kind in kinds])
-        if not near.any():
+        compared = [name for name in answers(model) if model.shapes.get(name)]
+        if not near.any() or not compared:
             return state
-        compared = answers(model)
         dense = _outputs(model, compared, inputs)
         scores = dict(state.scores)
         for group in track(state.groups):
