@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,3 +166,10 @@ def test_nothing_from_a_file_is_executed(file: Path) -> None:
             called = ast.unparse(node.func)
             assert called not in ("eval", "exec", "compile", "__import__", "torch.load", "os.system"), called
             assert all(k.arg not in ("allow_pickle", "shell") for k in node.keywords), called
+
+
+def test_every_package_is_installed() -> None:
+    """What an editable install finds by itself, others find only if it is listed."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    folders = [path.parent.relative_to(ROOT) for path in (ROOT / "graphprune").rglob("__init__.py")]
+    assert {*listed} == {"graphprune.passes", *(".".join(folder.parts) for folder in folders)}
