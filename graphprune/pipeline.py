@@ -288,9 +288,10 @@ class _Prover:
             layers = compare_layers(
                 result, reference, made_from, cut, rtol(after, LAYERS_RTOL) if bounded else math.inf
             )
-            reference, result = ({n: t[n] for n in after.outputs} for t in (reference, result))
             allowed = rtol(after, LAW_RTOL) if bounded else math.inf
-            return judge(result, reference, allowed, silent, self._inputs), layers, reference, result
+            agreement = judge(result, reference, allowed, silent, self._inputs)
+            reference, result = ({n: t[n] for n in after.outputs} for t in (reference, result))
+            return agreement, layers, reference, result
         same = self._known and self._known[0] is before
         reference = self._known[1] if self._known and same else Runner(before)(self._inputs)
         _check(after, step.text)  # after the model before has run: what does not fit there is not the pass's fault

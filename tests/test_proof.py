@@ -218,6 +218,22 @@ def test_tolerances_stay_where_rounding_explains_nothing() -> None:
     assert not judged.holds
 
 
+def test_a_saturated_sigmoid_is_judged_by_what_it_reads() -> None:
+    """Its result is right to a rounding of 1: however exact the logits, outputs of 1e-6 are off by a tenth."""
+    bias = np.array(-14, np.float32)
+    model = load(net("t = Add(x, bias)  y = Sigmoid(t)", inputs="float[1,64] x", bias=bias))
+    inputs = seeded_inputs(model)
+    exact = Runner(model, also=["t"])(inputs)
+    off = {"y": exact["y"] + np.float32(2**-23), "t": exact["t"] * np.float32(1 + 2**-22)}
+    assert compare(off, {"y": exact["y"]}, 1e-5).error > 1e-2
+    judged = judge(off, exact, 1e-5, model, inputs)
+    assert (list(judged.outputs), judged.rtol, judged.holds) == (["t"], 1e-5, True)
+    wrong = {**off, "t": exact["t"] * np.float32(1 + 1e-4)}
+    assert not judge(wrong, exact, 1e-5, model, inputs).holds
+    assert judge({"y": off["y"]}, exact, 1e-5, model, inputs).holds  # of a compiled model the logits are not known
+    assert not judge({"y": exact["y"] * 2}, exact, 1e-5, model, inputs).holds
+
+
 def test_watching_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(net("a = Conv(x, w)  y = GlobalAveragePool(a)", w=(8, 3, 1, 1)))
     assert watched(model) == {"y": ("a",), "a": ("x", "w")}
