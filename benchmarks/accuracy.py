@@ -188,7 +188,7 @@ def _ours(
     marker = "clean()"
     data = {} if given is None else {"inputs": dict.fromkeys(source.inputs, given)}
     calibration = ", ".join(["seed=0", *[f"effort={effort}"] * bool(effort), *["given=True"] * bool(data)])
-    text = pipeline.preset(preset, marker, sampled="seed=0", calibration=calibration, probe="probe(seed=0), ")
+    text = pipeline.preset(preset, marker, sampled="seed=0", calibration=calibration, noise="seed=0", probed=True)
     before, after = text.split(f", {marker}, ")
     began = time.perf_counter()
     try:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from graphprune.calibration.activations import has_images, synthetic
-from graphprune.calibration.noise import KINDS
+from graphprune.calibration.activations import kinds, synthetic
 from graphprune.errors import UsageError
 from graphprune.model import Model
 from graphprune.progress import track
@@ -103,9 +102,9 @@ class _Sum:
 
 
 def _made_up(model: Model, seed: int) -> Iterator[Arrays]:
-    kinds = list(KINDS) if has_images(model) else list(KINDS)[:1]
+    known = kinds(model)
     for k in range(ITEMS):
-        yield synthetic(model, kinds[k % len(kinds)], 1, seed + HELD_OUT + k, SPREAD)
+        yield synthetic(model, known[k % len(known)], 1, seed + HELD_OUT + k, SPREAD)
 
 
 def _parts(model: Model, given: Arrays) -> Iterator[Arrays]:

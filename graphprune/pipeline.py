@@ -45,10 +45,11 @@ BEFORE, AFTER = (
     "fold_constants, fold_batchnorm, clean",
 )
 CALIBRATED = f"{BEFORE}, fold_batchnorm, calibrate({{calibration}})"
+REFITTED = f"cut, broaden({{noise}}), reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}"
 SCORED = "fold_batchnorm, calibrate(count=8), obs"  # what a sensitivity view is made of, after ``BEFORE``
 PRESETS = {
-    "obs": f"{CALIBRATED}, obs, {{probe}}{{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
-    "fisher": f"{CALIBRATED}, fisher, {{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
+    "obs": f"{CALIBRATED}, obs, {{probe}}{{choice}}, {REFITTED}",
+    "fisher": f"{CALIBRATED}, fisher, {{choice}}, {REFITTED}",
     "spare": f"{BEFORE}, fold_batchnorm, calibrate(count=8, {{sampled}}), obs(damp=0.0001, most=0.01), {{choice}}, "
     f"cut(needed=False), reconstruct(damp=0.0001), {AFTER}",
     "sparse": f"{CALIBRATED}, {{experts}}{{sparsify}}repair, {AFTER}",
@@ -59,7 +60,7 @@ PRESETS = {
     "lbyl": f"{BEFORE}, magnitude(power=2), {{choice}}, lbyl, cut, {AFTER}",
     "obspa": f"{CALIBRATED}, obspa, {{choice}}, cut, obspa_update, {AFTER}",
     "pq_index": f"{BEFORE}, magnitude(power=1), {{choice}}, cut, {AFTER}",
-    "layer_adaptive": f"{CALIBRATED}, obs, {{choice}}, cut, reconstruct, {{sparsify}}refit_in_order, repair, {AFTER}",
+    "layer_adaptive": f"{CALIBRATED}, obs, {{choice}}, {REFITTED}",
     "random": f"{BEFORE}, random_score(seed={{seed}}), {{choice}}, cut, {AFTER}",
     "slice": f"{BEFORE}, fold_norms, rotate({{sampled}}), {{choice}}, cut, {AFTER}",
     "clean": f"{BEFORE}, {{experts}}{AFTER}",
@@ -78,7 +79,8 @@ def preset(
     sparsify: str = "",
     experts: str = "",
     layers: str = "",
-    probe: str = "",
+    noise: str = "",
+    probed: bool = False,
 ) -> str:
     """The text of a preset with what is asked for filled in.
 
@@ -88,10 +90,12 @@ def preset(
         seed: of random scores.
         calibration: arguments of the pass that calibrates.
         sampled: arguments of passes that run the model on some inputs by themselves.
-        sparsify, experts, layers, probe: passes that make zeros, choose experts, remove layers and probe groups, with
-            their commas.
+        sparsify, experts, layers: passes that make zeros, choose experts and remove layers, with their commas.
+        noise: arguments of passes that make noise of their own.
+        probed: whether groups are probed before the choice.
     """
-    parts = {"calibration": calibration, "sampled": sampled, "sparsify": sparsify, "experts": experts, "probe": probe}
+    parts = {"calibration": calibration, "sampled": sampled, "sparsify": sparsify, "experts": experts, "noise": noise}
+    parts["probe"] = f"probe({noise}), " if probed else ""
     return PRESETS[name].format(choice=choice, seed=seed, **parts).replace(BEFORE, BEFORE + layers, 1)
 
 

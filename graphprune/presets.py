@@ -142,7 +142,8 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float], mill
         calibration=_calibration(options),
         layers=_layers(options),
         experts=f"{experts}, cut, " if experts else "",
-        probe="" if ratio is not None else f"probe({_noise(options)}), ",
+        noise=_noise(options),
+        probed=ratio is None,
     )
 
 

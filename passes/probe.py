@@ -12,7 +12,7 @@ from graphprune.calibration.activations import Inputs, assorted, batched, has_im
 from graphprune.calibration.importance import answers
 from graphprune.calibration.noise import KINDS
 from graphprune.calibration.refit import calibrated, write
-from graphprune.calibration.statistics import mismatch
+from graphprune.calibration.statistics import FAR, mismatch
 from graphprune.cost import CostModel
 from graphprune.groups import Group
 from graphprune.model import Model
@@ -22,7 +22,6 @@ from graphprune.state import State
 
 WORK = 5e11  # multiply-accumulates that all probes may take
 UNSEEN = 7  # added to the seed, so that no layer was fitted to these inputs
-FAR = 8.0  # squared standard deviations off what is remembered: means and spreads off by two each
 LEAST = 1e-6  # added to errors before they are divided
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from graphprune.calibration import calibrate
-from graphprune.calibration.activations import batched, read_inputs, run, synthetic
+from graphprune.calibration.activations import assorted, batched, read_inputs, run, synthetic
 from graphprune.calibration.gradient import with_outputs
-from graphprune.calibration.noise import KINDS
+from graphprune.calibration.noise import KINDS, pink
 from graphprune.calibration.statistics import imposed, observed, shrunk
 from graphprune.errors import UsageError
 from graphprune.model import load
@@ -34,27 +34,49 @@ def test_noise_is_seeded_and_of_unit_size(kind):
 
 
 def test_pink_noise_is_smooth_and_leaves_have_edges():
-    rough, smooth = (np.abs(np.diff(KINDS[k]((4, 3, 64, 64), np.random.default_rng(0)))) for k in ("white", "pink"))
+    rng = np.random.default_rng(0)
+    rough, smooth = (np.abs(np.diff(x)) for x in (rng.standard_normal((4, 3, 64, 64)), pink((4, 3, 64, 64), rng)))
     assert smooth.mean() < 0.6 * rough.mean()
-    flat = np.abs(np.diff(KINDS["leaves"]((4, 3, 64, 64), np.random.default_rng(0))))
+    flat = np.abs(np.diff(KINDS["leaves"]((4, 3, 64, 64), rng)))
     assert np.median(flat) < 0.5 * flat.mean()
 
 
-def test_objects_lie_on_a_plain_ground_and_strokes_are_grey():
-    objects, strokes = (KINDS[k]((32, 3, 64, 96), np.random.default_rng(0)) for k in ("objects", "strokes"))
+def test_objects_lie_on_a_plain_ground():
+    objects = KINDS["objects"]((32, 3, 64, 96), np.random.default_rng(0))
     plain = (np.diff(objects, axis=3) == 0).mean(axis=(1, 2, 3))
     assert np.median(plain) > 0.5
     assert (plain < 1).all()
-    assert np.array_equal(strokes[:, 0], strokes[:, 1])
-    steps = np.diff(strokes[:, 0]).reshape(32, -1)
+
+
+@pytest.mark.parametrize("kind", ["strokes", "writing"])
+def test_drawings_are_grey_and_more_than_noise(kind):
+    images = KINDS[kind]((32, 3, 64, 96), np.random.default_rng(0))
+    assert np.array_equal(images[:, 0], images[:, 1])
+    steps = np.diff(images[:, 0]).reshape(32, -1)
     tails = (steps**4).mean(axis=1) / (steps**2).mean(axis=1) ** 2  # 3 where there is nothing but noise
     assert np.median(tails) > 4
 
 
+def test_writing_is_in_lines():
+    """Rows differ, as some are between lines; columns do not, but for the words."""
+    strokes, writing = (KINDS[k]((64, 1, 96, 96), np.random.default_rng(0))[:, 0] for k in ("strokes", "writing"))
+    ratio = [np.median(x.mean(axis=2).std(axis=1) / x.mean(axis=1).std(axis=1)) for x in (strokes, writing)]
+    assert ratio[0] == pytest.approx(1, abs=0.2)
+    assert ratio[1] > 1.25
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (2, 3, 4, 4), (2, 1, 3, 64), (2, 2, 200, 1)])
+def test_noise_comes_in_any_size(kind, shape):
+    made = KINDS[kind](shape, np.random.default_rng(0))
+    assert made.shape == shape
+    assert np.isfinite(made).all()
+
+
 def test_second_moments_are_those_of_the_tensor():
     model = load(DEEP)
-    found = calibrate(model, {}, kinds=["white"], count=8)
-    x = synthetic(batched(model), "white", 8, 0, (-2, 2))
+    found = calibrate(model, {}, count=8)
+    x = assorted(batched(model), 8 * len(KINDS), 0, (-2, 2))
     u = next(iter(run(batched(model), ["u"], x)))["u"]
     rows = np.concatenate([np.moveaxis(u, 1, -1).reshape(-1, 6), np.ones((u.size // 6, 1))], axis=1).astype(np.float64)
     assert found.moments["b"].second[0] == pytest.approx(rows.T @ rows / len(rows), rel=1e-6)
@@ -68,14 +90,14 @@ def test_a_large_model_measures_layers_that_lose_inputs_first(room, measured, mo
     body = "t = Conv(x, a)\nu = Relu(t)\nv = Conv(u, b)\nw = Relu(v)\ny = Conv(w, c)"
     model = load(net(body, a=(6, 3, 3, 3), b=(5, 6, 1, 1), c=(4, 5, 1, 1)))
     monkeypatch.setattr("graphprune.calibration.HELD_MOMENTS", room)
-    found = calibrate(model, {}, kinds=["white"], count=2, losing={Dim("a", 0), Dim("b", 1)})
+    found = calibrate(model, {}, count=2, losing={Dim("a", 0), Dim("b", 1)})
     assert set(found.moments) == measured
     assert set(found.skipped) == {"a", "b", "c"} - measured
 
 
 def test_imposed_statistics_hold_at_every_tensor():
     model, wanted = batched(load(DEEP)), statistics(np.random.default_rng(1))
-    x = synthetic(model, "pink", 16, 0, (-2, 2))
+    x = synthetic(model, "leaves", 16, 0, (-2, 2))
     changed = imposed(model, wanted, observed(model, wanted, x))
     values = next(iter(run(changed, ["t", "v"], x)))
     for name, moments in wanted.items():

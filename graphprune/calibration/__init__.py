@@ -14,11 +14,11 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphprune.calibration.activations import Inputs, batched, has_images, is_open, synthetic
+from graphprune.calibration.activations import Inputs, batched, is_open, kinds, synthetic
 from graphprune.calibration.importance import importance
 from graphprune.calibration.matching import matched
 from graphprune.calibration.measured import WIDEST, Measured, columns, mixed, sampled, walked
-from graphprune.calibration.noise import KINDS
+from graphprune.calibration.noise import NOISE
 from graphprune.calibration.statistics import Statistics, imposed, in_graph, observed, shrunk
 from graphprune.calibration.tokens import enough, lengths, reader, sequences, writer
 from graphprune.calls import calls, rule_of
@@ -171,7 +171,6 @@ def calibrate(
     model: Model,
     statistics: Statistics,
     *,
-    kinds: Sequence[str] = tuple(KINDS),
     count: int = 64,
     seed: int = 0,
     spread: tuple[float, float] = (-2.0, 2.0),
@@ -187,7 +186,6 @@ def calibrate(
     Args:
         model: the dense model.
         statistics: what folded BatchNormalizations knew; those still in the graph are read from there.
-        kinds: of noise images; models without an image input are given white noise and random whole numbers.
         count: inputs of each kind.
         seed: of the noise and of the positions looked at.
         spread: the range of the model's floating-point inputs.
@@ -225,14 +223,13 @@ def calibrate(
         how = "written by the model" if read.logits else "drawn from the vocabulary"
         source = f"{number} sequences of {' and '.join(str(part.length) for part in parts)} tokens {how}: {read}"
     else:
-        kinds = tuple(kinds) if has_images(model) else tuple(kinds[:1])
-        for k, kind in enumerate(track(kinds), 1):
+        for k, kind in enumerate(track(kinds(model, NOISE)), 1):
             make = partial(synthetic, model, kind, count, seed, spread)
             inputs = make()
             noise[kind] = Noise(make, observed(model, statistics, inputs))
             seen = mixed(seen, sampled(imposed(model, statistics, noise[kind].found), found, inputs, seed), 1 / k)
         imitated = "scaled to BatchNorm statistics in every layer" if statistics else "no BatchNorm statistics to match"
-        source = f"{count} inputs of {' and '.join(kinds)} noise each, {imitated}"
+        source = f"{count} inputs of {' and '.join(noise)} noise each, {imitated}"
     nearest = []  # the inputs that are most like real ones
     if (similar := _matching(model, statistics, seed, spread, effort)) is not None:
         noise = {"matched": Noise(lambda: similar, observed(model, statistics, similar))}

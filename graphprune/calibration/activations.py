@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -117,6 +117,11 @@ def has_images(model: Model) -> bool:
     return any(x.ndim == 4 and x.dtype.kind == "f" for x in seeded_inputs(model).values())
 
 
+def kinds(model: Model, among: Iterable[str] = KINDS) -> tuple[str, ...]:
+    """The kinds of noise that a model can be given: of images, or white."""
+    return tuple(among) if has_images(model) else ("white",)
+
+
 def synthetic(model: Model, kind: str, count: int, seed: int, spread: tuple[float, float]) -> dict[str, np.ndarray]:
     """``count`` made-up inputs, one after another on the first axis.
 
@@ -127,7 +132,7 @@ def synthetic(model: Model, kind: str, count: int, seed: int, spread: tuple[floa
     if (read := reader(model)) is not None:
         return inputs_for(model, read, drawn(read, count * model.input_shapes[read.ids][0], seed))
     low, high = spread
-    rng = np.random.default_rng([seed, list(KINDS).index(kind)])
+    rng = np.random.default_rng([seed, *kind.encode()])
     parts: dict[str, list[np.ndarray]] = {}
     for k in range(count):
         for name, template in seeded_inputs(model, seed + k).items():
@@ -144,8 +149,8 @@ def assorted(model: Model, count: int, seed: int, spread: tuple[float, float]) -
     """At least ``count`` made-up inputs, as many of each kind of noise, or text of its own if the model writes some."""
     if (read := reader(model)) is not None and is_open(opened := batched(model)):
         return sequences(opened, writer(opened, read), count * model.input_shapes[read.ids][0], seed)
-    kinds = list(KINDS) if has_images(model) else list(KINDS)[:1]
-    made = [synthetic(model, kind, -(-count // len(kinds)), seed, spread) for kind in kinds]
+    known = kinds(model)
+    made = [synthetic(model, kind, -(-count // len(known)), seed, spread) for kind in known]
     return {name: np.concatenate([m[name] for m in made]) if x.ndim else x for name, x in made[0].items()}
 
 

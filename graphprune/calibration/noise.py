@@ -13,6 +13,7 @@ Image = Callable[[tuple[int, int, int, int], np.random.Generator], np.ndarray]
 
 LEAVES = 300  # of one image
 STROKES = 60  # of a square image, at most
+LETTERS = 12  # of an alphabet
 COARSEST, FINEST = 0.5, 0.03  # radius of the largest and smallest leaf, as a share of the shorter side
 
 
@@ -62,7 +63,7 @@ def objects(shape: tuple[int, int, int, int], rng: np.random.Generator) -> np.nd
 
 
 def strokes(shape: tuple[int, int, int, int], rng: np.random.Generator) -> np.ndarray:
-    """Thin lines and arcs of one colour on a plain ground, with a little noise: drawings, signs and writing."""
+    """Thin lines and arcs of one colour on a plain ground, with a little noise: drawings and signs."""
     height, width = shape[2:]
     side = min(height, width)
     most = STROKES * np.sqrt(height * width) / side  # a line of text has more of them than a square
@@ -74,19 +75,45 @@ def strokes(shape: tuple[int, int, int, int], rng: np.random.Generator) -> np.nd
             angle = rng.random() * np.pi if rng.random() < 0.4 else rng.choice([0.0, np.pi / 2])
             y, x = rng.random() * height, rng.random() * width
             v, u, window = _around(ink, length + thickness, y, x)
-            a, b = u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
+            a, b = _turned(v, u, angle)
             if rng.random() < 2 / 3:
-                away = np.hypot(np.maximum(abs(a) - length / 2, 0), b)
+                away = _off_line(a, b, length)
             else:
                 turned = np.arctan2(b, a) < rng.uniform(-np.pi, np.pi)
                 away = np.where(turned, abs(np.hypot(a, b) - length / 2), np.inf)
-            ink[window] = np.maximum(ink[window], np.clip((thickness + 1) / 2 - away, 0, 1))
-        ground, colour = rng.uniform(-2, 2, 2)
-        image += ground + (colour - ground) * ink + rng.normal(0, rng.uniform(0, 0.3), (1, height, width))
+            ink[window] = np.maximum(ink[window], _line(away, thickness))
+        image += _in_two_colours(ink, rng)
     return images
 
 
-KINDS: Mapping[str, Image] = {"white": white, "pink": pink, "leaves": leaves, "strokes": strokes, "objects": objects}
+def writing(shape: tuple[int, int, int, int], rng: np.random.Generator) -> np.ndarray:
+    """One to four lines of letters, of another made-up alphabet in every image."""
+    height, width = shape[2:]
+    images = np.zeros(shape)
+    for image in images:
+        lines = int(rng.choice([1, 1, 2, 3, 4]))
+        pitch = height / lines
+        size = max(4, int(pitch * rng.uniform(0.5, 1.0)))
+        thickness = max(size * rng.uniform(0.05, 0.16), 1.0)
+        alphabet = [_letter(size, thickness, rng) for _ in range(LETTERS)]
+        advance = size * rng.uniform(0.45, 1.1)
+        ink = np.zeros((height + size, width + 2 * size))  # with room for letters that are cut off
+        for line in range(lines):
+            top = max(0, int(pitch * line + (pitch - size) / 2 + rng.normal(0, 0.05 * size)))
+            x, end = size * rng.uniform(0.5, 1.5), size + width * rng.uniform(0.3, 1.1)
+            while x < min(end, width + size):
+                if rng.random() < 0.85:  # else a space
+                    window = ink[top : top + size, int(x) : int(x) + size]
+                    letter = alphabet[rng.integers(LETTERS)][: window.shape[0], : window.shape[1]]
+                    np.maximum(window, letter, out=window)
+                x += advance * rng.uniform(0.8, 1.2)
+        image += _in_two_colours(ink[:height, size : size + width], rng)
+    return images
+
+
+NOISE: Mapping[str, Image] = {"white": white, "pink": pink, "leaves": leaves}  # shows every direction
+PICTURES: Mapping[str, Image] = {"objects": objects, "strokes": strokes, "writing": writing}
+KINDS: Mapping[str, Image] = {**NOISE, **PICTURES}
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
@@ -106,11 +133,47 @@ def _around(plane: np.ndarray, radius: float, y: float, x: float) -> tuple[np.nd
     return v - y, u - x, (rows, columns)
 
 
+def _turned(v: np.ndarray, u: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """How far points are along a direction, and across it."""
+    return u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
+
+
+def _off_line(along: np.ndarray, across: np.ndarray, length: float) -> np.ndarray:
+    """The distance from a line of some length about the origin."""
+    return np.hypot(np.maximum(abs(along) - length / 2, 0), across)
+
+
+def _line(away: np.ndarray, thickness: float) -> np.ndarray:
+    """Ink, 0 to 1, at a distance from the middle of a line, with an edge of one pixel."""
+    return np.clip((thickness + 1) / 2 - away, 0, 1)
+
+
+def _letter(size: int, thickness: float, rng: np.random.Generator) -> np.ndarray:
+    """Two to six lines and circles between the points of a grid of three by three: ink, float64 [size, size]."""
+    v, u = np.ogrid[:size, :size]
+    ink = np.zeros((size, size))
+    for _ in range(rng.integers(2, 7)):
+        (y0, x0), (y1, x1) = (0.1 + 0.4 * rng.integers(0, 3, (2, 2))) * size
+        length, y, x = float(np.hypot(y1 - y0, x1 - x0)), v - (y0 + y1) / 2, u - (x0 + x1) / 2
+        if rng.random() < 0.25:
+            away = abs(np.hypot(y, x) - max(length / 2, 0.15 * size))
+        else:
+            away = _off_line(*_turned(y, x, float(np.arctan2(y1 - y0, x1 - x0))), length)
+        ink = np.maximum(ink, _line(away, thickness))
+    return ink
+
+
+def _in_two_colours(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Ink of one brightness on a ground of another, with a little noise: float64 [1, height, width]."""
+    ground, colour = rng.uniform(-2, 2, 2)
+    return (ground + (colour - ground) * ink + rng.normal(0, rng.uniform(0, 0.3), ink.shape))[None]
+
+
 def _paint(image: np.ndarray, grain: np.ndarray, radius: float, y: float, x: float, rng: np.random.Generator) -> None:
     """Paint a disc, a bar or an ellipse, of one colour with a gradient and texture, over what is there."""
     v, u, window = _around(grain, radius, y, x)
     angle = rng.random() * np.pi
-    a, b = (u * np.cos(angle) + v * np.sin(angle)) / radius, (v * np.cos(angle) - u * np.sin(angle)) / radius
+    a, b = _turned(v / radius, u / radius, angle)
     kind = rng.integers(3)
     if kind == 0:
         inside = a * a + b * b < 1

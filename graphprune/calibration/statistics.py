@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from graphprune.calibration.activations import Inputs, run
 from graphprune.model import Model
 
+FAR = 8.0  # squared standard deviations off what is remembered: means and spreads off by two each
 LEAST = 0.1  # channels that vary less than this share of the median count as if they varied so much
 
 Statistics = Mapping[str, Mapping[str, np.ndarray]]

@@ -30,7 +30,7 @@ y = Add(p, r)
 def branches(text: str = TEXT, **weights: np.ndarray) -> Model:
     """Two branches alike, of which one arrives at the output a tenth as large."""
     rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 3, 1, 1), (4, 16, 1, 1)))
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 3, 3, 3), (4, 16, 1, 1)))
     return load(net(text, a=a, b=b, a2=a, b2=b, f=np.array(FAINT, np.float32), **weights))
 
 
