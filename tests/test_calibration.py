@@ -10,7 +10,7 @@ import pytest
 from graphprune.calibration import calibrate
 from graphprune.calibration.activations import assorted, batched, read_inputs, run, synthetic
 from graphprune.calibration.gradient import with_outputs
-from graphprune.calibration.noise import KINDS, pink
+from graphprune.calibration.noise import KINDS, NOISE, pink
 from graphprune.calibration.statistics import imposed, observed, shrunk
 from graphprune.errors import UsageError
 from graphprune.model import load
@@ -76,8 +76,8 @@ def test_noise_comes_in_any_size(kind, shape):
 def test_second_moments_are_those_of_the_tensor():
     model = load(DEEP)
     found = calibrate(model, {}, count=8)
-    x = assorted(batched(model), 8 * len(KINDS), 0, (-2, 2))
-    u = next(iter(run(batched(model), ["u"], x)))["u"]
+    x = assorted(batched(model), 8 * len(KINDS), 0, (-2, 2))  # kind after kind
+    u = next(iter(run(batched(model), ["u"], {n: v[: 8 * len(NOISE)] for n, v in x.items()})))["u"]
     rows = np.concatenate([np.moveaxis(u, 1, -1).reshape(-1, 6), np.ones((u.size // 6, 1))], axis=1).astype(np.float64)
     assert found.moments["b"].second[0] == pytest.approx(rows.T @ rows / len(rows), rel=1e-6)
     assert "no BatchNorm" in found.source
