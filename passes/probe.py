@@ -110,13 +110,18 @@ def _by_kind(values: Inputs) -> dict[str, list[np.ndarray]]:
 
 
 def _outputs(model: Model, wanted: Sequence[str], inputs: Inputs) -> list[list[np.ndarray]]:
-    """What a model makes of every kind of input, float64 [positions, channels] for each that is ``wanted``."""
+    """What a model makes of every kind of input, float64 [positions, channels] for each that is ``wanted``.
+
+    Of what a softmax over the channels reads, their mean is taken off: it makes no difference behind it.
+    """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     for values in run(model, wanted, inputs):
         for name in wanted:
             parts[name].append(values[name])
     whole = _by_kind({name: np.concatenate(values) for name, values in parts.items()})
-    return [[positions(whole[name][k]) for name in wanted] for k in range(len(KINDS))]
+    found = [[positions(whole[name][k]) for name in wanted] for k in range(len(KINDS))]
+    logits = [name not in model.outputs and len(model.shapes[name]) < 4 for name in wanted]
+    return [[x - x.mean(axis=1, keepdims=True) * free for x, free in zip(xs, logits, strict=True)] for xs in found]
 
 
 def _errors(outputs: list[list[np.ndarray]], dense: list[list[np.ndarray]]) -> np.ndarray:

@@ -76,11 +76,17 @@ def test_noise_comes_in_any_size(kind, shape):
 def test_second_moments_are_those_of_the_tensor():
     model = load(DEEP)
     found = calibrate(model, {}, count=8)
-    x = assorted(batched(model), 8 * len(KINDS), 0, (-2, 2))  # kind after kind
-    u = next(iter(run(batched(model), ["u"], {n: v[: 8 * len(NOISE)] for n, v in x.items()})))["u"]
+    x = assorted(batched(model), 8 * len(KINDS), 0, (-2, 2))
+    u = next(iter(run(batched(model), ["u"], x)))["u"]
     rows = np.concatenate([np.moveaxis(u, 1, -1).reshape(-1, 6), np.ones((u.size // 6, 1))], axis=1).astype(np.float64)
     assert found.moments["b"].second[0] == pytest.approx(rows.T @ rows / len(rows), rel=1e-6)
     assert "no BatchNorm" in found.source
+
+
+def test_statistics_say_which_images_are_shown():
+    """Noise is scaled to them; where there are none, pictures are shown too, as they are."""
+    assert set(calibrate(load(DEEP), {}, count=2).noise) == set(KINDS)
+    assert set(calibrate(load(DEEP), statistics(np.random.default_rng(1)), count=2).noise) == set(NOISE)
 
 
 @pytest.mark.parametrize(

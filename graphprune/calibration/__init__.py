@@ -18,8 +18,8 @@ from graphprune.calibration.activations import Inputs, batched, is_open, kinds, 
 from graphprune.calibration.importance import importance
 from graphprune.calibration.matching import matched
 from graphprune.calibration.measured import WIDEST, Measured, columns, mixed, sampled, walked
-from graphprune.calibration.noise import NOISE
-from graphprune.calibration.statistics import Statistics, imposed, in_graph, observed, shrunk
+from graphprune.calibration.noise import KINDS, NOISE
+from graphprune.calibration.statistics import FAR, Statistics, imposed, in_graph, mismatch, observed, shrunk
 from graphprune.calibration.tokens import enough, lengths, reader, sequences, writer
 from graphprune.calls import calls, rule_of
 from graphprune.cost import CostModel
@@ -30,6 +30,7 @@ from graphprune.rules import Dim, Layer
 
 START = "leaves"  # kind of noise that inputs are optimised from
 MATCHED = 0.5  # share of inputs optimised to match statistics, among what is made up
+LOOK = 8  # inputs that tell how far a kind of noise is from the statistics
 GIVEN = 0.5  # share of real inputs, where there are any
 WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
 MOVED = 1.3e11  # bytes of activations read and written meanwhile: what small layers take their time for
@@ -107,7 +108,7 @@ class Calibration:
     Attributes:
         moments: of every layer that has any, by name of its weight.
         statistics: the true moments of tensors, where known.
-        noise: the made-up inputs that are most like real ones, by kind.
+        noise: the made-up inputs, by kind; where any were optimised, with these, and without kinds that are far off.
         skipped: weight → why nothing is known of its layer.
         source: what the inputs were, in words.
         real: the real inputs, and those optimised to be like them; nothing where none were given.
@@ -181,7 +182,8 @@ def calibrate(
 ) -> Calibration:
     """Moments of every layer: half from noise and half from matched inputs, or half of all that from real ones.
 
-    Models that read tokens are given sequences of these in place of noise.
+    Where no statistics say what is alike, noise alone would mislead, and pictures are shown as well. Models that read
+    tokens are given sequences of these in place of noise.
 
     Args:
         model: the dense model.
@@ -223,7 +225,7 @@ def calibrate(
         how = "written by the model" if read.logits else "drawn from the vocabulary"
         source = f"{number} sequences of {' and '.join(str(part.length) for part in parts)} tokens {how}: {read}"
     else:
-        for k, kind in enumerate(track(kinds(model, NOISE)), 1):
+        for k, kind in enumerate(track(kinds(model, NOISE if statistics else KINDS)), 1):
             make = partial(synthetic, model, kind, count, seed, spread)
             inputs = make()
             noise[kind] = Noise(make, observed(model, statistics, inputs))
@@ -232,7 +234,9 @@ def calibrate(
         source = f"{count} inputs of {' and '.join(noise)} noise each, {imitated}"
     nearest = []  # the inputs that are most like real ones
     if (similar := _matching(model, statistics, seed, spread, effort)) is not None:
-        noise = {"matched": Noise(lambda: similar, observed(model, statistics, similar))}
+        near = {k for k in noise if mismatch(model, statistics, synthetic(model, k, LOOK, seed, spread)) < FAR}
+        noise = {kind: noise[kind] for kind in noise if kind in near}
+        noise["matched"] = Noise(lambda: similar, observed(model, statistics, similar))
         seen = mixed(seen, sampled(model, found, similar, seed), MATCHED)
         nearest.append(similar)
         source += f"; {items(similar)} inputs optimised to match them"

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from graphprune.passes import broaden
 
 from graphprune.calibration.activations import Inputs, batched, synthetic
 from graphprune.calibration.activations import run as values_of
 from graphprune.calibration.noise import PICTURES
 from graphprune.errors import UsageError
 from graphprune.model import Model, load
-from graphprune.passes import broaden
 from graphprune.pipeline import parse, run
 from graphprune.state import State
 from tests.law import net

@@ -31,7 +31,7 @@ def branches(text: str = TEXT, **weights: np.ndarray) -> Model:
     """Two branches alike, of which one arrives at the output a tenth as large."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 3, 3, 3), (4, 16, 1, 1)))
-    return load(net(text, a=a, b=b, a2=a, b2=b, f=np.array(FAINT, np.float32), **weights))
+    return load(net(text, **{"a": a, "b": b, "a2": a, "b2": b, "f": np.array(FAINT, np.float32), **weights}))
 
 
 def scored(model: Model, then: str = "") -> State:
@@ -88,3 +88,13 @@ def test_mismatch_is_the_squared_distance_of_means_and_spreads():
     dead = {"mean": had["mean"], "std": np.where(np.arange(5) == 0, 0.0, had["std"])}
     usual = np.median(dead["std"])
     assert mismatch(model, {"y": dead}, x) == pytest.approx((had["std"][0] / (LEAST * usual)) ** 2 / 5, rel=1e-6)
+
+
+def test_what_a_softmax_does_not_see_costs_nothing():
+    """A group whose loss moves all logits alike, beside one that moves them apart."""
+    text = TEXT.replace("y = Add(p, r)", "s = Add(p, r)\ng = GlobalAveragePool(s)\nl = Flatten(g)\ny = Softmax(l)")
+    alike = np.ones((4, 1, 1, 1), np.float32) * np.random.default_rng(1).standard_normal((1, 16, 1, 1))
+    before, after = (scored(branches(text, b2=alike.astype(np.float32)), then) for then in ("", ", probe"))
+    apart, together = (next(g.name for g in before.groups if g.name.startswith(name)) for name in ("a[", "a2["))
+    factors = {name: after.scores[name][0] / before.scores[name][0] for name in (apart, together)}
+    assert factors[together] < 1e-2 * factors[apart]
