@@ -94,7 +94,8 @@ def test_what_a_softmax_does_not_see_costs_nothing():
     """A group whose loss moves all logits alike, beside one that moves them apart."""
     text = TEXT.replace("y = Add(p, r)", "s = Add(p, r)\ng = GlobalAveragePool(s)\nl = Flatten(g)\ny = Softmax(l)")
     alike = np.ones((4, 1, 1, 1), np.float32) * np.random.default_rng(1).standard_normal((1, 16, 1, 1))
-    before, after = (scored(branches(text, b2=alike.astype(np.float32)), then) for then in ("", ", probe"))
+    model = branches(text, b2=alike.astype(np.float32), f=np.array(1, np.float32))
+    before, after = (scored(model, then) for then in ("", ", probe"))
     apart, together = (next(g.name for g in before.groups if g.name.startswith(name)) for name in ("a[", "a2["))
     factors = {name: after.scores[name][0] / before.scores[name][0] for name in (apart, together)}
     assert factors[together] < 1e-2 * factors[apart]
