@@ -28,10 +28,9 @@ from graphprune.progress import track
 from graphprune.proof import seeded_inputs
 from graphprune.rules import Dim, Layer
 
-START = "leaves"  # kind of noise that inputs are optimised from, and that is asked how near the statistics it is
-MATCHED = 0.2  # share of inputs optimised to match statistics, among what is made up
-MATCHED_ALONE = 0.5  # the same where no others are near the statistics
-LOOK = 8  # inputs that tell whether noise is near the statistics
+START = "leaves"  # kind of noise that inputs are optimised from
+MATCHED = 0.5  # share of inputs optimised to match statistics, among what is made up
+LOOK = 8  # inputs that tell how far a kind of noise is from the statistics
 GIVEN = 0.5  # share of real inputs, where there are any
 WORK = 4e11  # multiply-accumulates, forwards, spent on matching for an effort of 1
 MOVED = 1.3e11  # bytes of activations read and written meanwhile: what small layers take their time for
@@ -109,7 +108,7 @@ class Calibration:
     Attributes:
         moments: of every layer that has any, by name of its weight.
         statistics: the true moments of tensors, where known.
-        noise: the made-up inputs, by kind; where any were optimised, these, and the others if they are near enough.
+        noise: the made-up inputs, by kind; where any were optimised, with these, and without kinds that are far off.
         skipped: weight → why nothing is known of its layer.
         source: what the inputs were, in words.
         real: the real inputs, and those optimised to be like them; nothing where none were given.
@@ -181,15 +180,15 @@ def calibrate(
     vocabulary: int | None = None,
     losing: Collection[Dim] = (),
 ) -> Calibration:
-    """Moments of every layer: from noise and from inputs that match the statistics, and half of all from real ones.
+    """Moments of every layer: half from noise and half from matched inputs, or half of all that from real ones.
 
-    Drawn pictures are shown beside noise unless all of it is far from the statistics: what they do to such a model
-    misleads the choice more than noise does. Models that read tokens are given sequences of these in place of noise.
+    Drawn pictures are shown beside noise where there are no statistics: what they do to a model whose statistics they
+    do not meet misleads the choice. Models that read tokens are given sequences of these in place of noise.
 
     Args:
         model: the dense model.
         statistics: what folded BatchNormalizations knew; those still in the graph are read from there.
-        count: inputs of each kind of noise, fewer where pictures are shown as well.
+        count: inputs of each kind.
         seed: of the noise and of the positions looked at.
         spread: the range of the model's floating-point inputs.
         effort: how long to look for inputs that match the statistics, 1 is about a minute for a mobile network;
@@ -209,7 +208,6 @@ def calibrate(
     found = {name: layer for name, layer in found.items() if name in wanted}
     known = {t.name for node in model.graph.nodes for t in node.outputs}
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
-    near = not statistics or mismatch(model, statistics, synthetic(model, START, LOOK, seed, spread)) < FAR
     noise: dict[str, Noise] = {}
     logits = None
     seen: dict[str, Measured] = {}
@@ -227,19 +225,19 @@ def calibrate(
         how = "written by the model" if read.logits else "drawn from the vocabulary"
         source = f"{number} sequences of {' and '.join(str(part.length) for part in parts)} tokens {how}: {read}"
     else:
-        shown = KINDS if near else NOISE
-        each = -(-count * len(NOISE) // len(shown))
-        for k, kind in enumerate(track(kinds(model, shown)), 1):
-            make = partial(synthetic, model, kind, each, seed, spread)
+        for k, kind in enumerate(track(kinds(model, NOISE if statistics else KINDS)), 1):
+            make = partial(synthetic, model, kind, count, seed, spread)
             inputs = make()
             noise[kind] = Noise(make, observed(model, statistics, inputs))
             seen = mixed(seen, sampled(imposed(model, statistics, noise[kind].found), found, inputs, seed), 1 / k)
         imitated = "scaled to BatchNorm statistics in every layer" if statistics else "no BatchNorm statistics to match"
-        source = f"{each} inputs of {' and '.join(noise)} noise each, {imitated}"
+        source = f"{count} inputs of {' and '.join(noise)} noise each, {imitated}"
     nearest = []  # the inputs that are most like real ones
     if (similar := _matching(model, statistics, seed, spread, effort)) is not None:
-        noise = {**(noise if near else {}), "matched": Noise(lambda: similar, observed(model, statistics, similar))}
-        seen = mixed(seen, sampled(model, found, similar, seed), MATCHED if near else MATCHED_ALONE)
+        near = {k for k in noise if mismatch(model, statistics, synthetic(model, k, LOOK, seed, spread)) < FAR}
+        noise = {kind: noise[kind] for kind in noise if kind in near}
+        noise["matched"] = Noise(lambda: similar, observed(model, statistics, similar))
+        seen = mixed(seen, sampled(model, found, similar, seed), MATCHED)
         nearest.append(similar)
         source += f"; {items(similar)} inputs optimised to match them"
     if given is not None:
