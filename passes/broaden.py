@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -38,6 +39,8 @@ class Broaden:
     count: int = 32
     seed: int = 0
     spread: tuple[float, float] = (-2.0, 2.0)
+
+    prepares: ClassVar[bool] = True
 
     def __call__(self, state: State) -> State:
         """The same model, with other moments in ``data["calibration"]``."""

@@ -98,6 +98,11 @@ def test_moments_that_are_not_finite_are_left_out(monkeypatch):
         assert after.data["calibration"].moments[name] is old
 
 
+def test_a_replay_runs_it():
+    _, records = run(State(convolutions()), parse(f"{CUT}, broaden"))
+    assert records[-1].prepares
+
+
 def test_layers_that_were_not_calibrated():
     with pytest.raises(UsageError, match="broaden needs calibrated layers"):
         run(State(convolutions()), parse("magnitude, uniform(ratio=0.5), cut, broaden"))
