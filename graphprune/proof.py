@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -54,7 +55,7 @@ class Agreement(msgspec.Struct, frozen=True):
             shapes, NaNs or infinities differ.
         rtol: what was allowed.
         outputs: the error of each output.
-        silent: outputs that are constant zero on the reference, which prove nothing.
+        silent: outputs that are constant zero on the reference, or within what is forgiven, which prove nothing.
         given: tensors that say which of nearly equal numbers were chosen, where both models were given them.
     """
 
@@ -227,7 +228,9 @@ def _index_limit(model: Model, node: gs.Node, place: int) -> int | None:
     return None
 
 
-def compare(result: Arrays, reference: Arrays, rtol: float, forgiven: Mapping[str, float] | None = None) -> Agreement:
+def compare(
+    result: Arrays, reference: Arrays, rtol: float, forgiven: Mapping[str, float] = MappingProxyType({})
+) -> Agreement:
     """Measure how far ``result`` is from ``reference``, output by output, against its largest value if it has any.
 
     Args:
@@ -252,9 +255,9 @@ def compare(result: Arrays, reference: Arrays, rtol: float, forgiven: Mapping[st
                 continue
             a64, b64 = a64[finite], b64[finite]
             scale = float(np.abs(b64).max(initial=0.0))
-            apart = float(np.abs(a64 - b64).max(initial=0.0)) - (forgiven or {}).get(name, 0.0)
+            apart = float(np.abs(a64 - b64).max(initial=0.0)) - forgiven.get(name, 0.0)
             errors[name] = max(apart, 0.0) / (scale or 1.0)
-            if not scale:
+            if scale <= forgiven.get(name, 0.0):
                 silent.append(name)
     return Agreement(max(errors.values(), default=0.0), rtol, errors, silent)
 
@@ -274,17 +277,14 @@ def judge(result: Arrays, reference: Arrays, rtol: float, model: Model, inputs: 
         model: that made the reference.
         inputs: that it was made from.
     """
-
-    def outputs(arrays: Arrays) -> Arrays:
-        return {name: arrays[name] for name in model.outputs if name in arrays}
-
-    agreement = compare(result, outputs(reference), rtol)
+    outputs = {name: reference[name] for name in model.outputs if name in reference}
+    agreement = compare(result, outputs, rtol)
     if agreement.holds or not np.isfinite(agreement.error):
         return agreement
-    made_from = _squashed(model)
-    seen = {name: read for name, read in made_from.items() if read in result and read in reference}
-    compared = {seen.get(name, name): reference[seen.get(name, name)] for name in outputs(reference)}
-    forgiven = {n: ROUNDINGS * float(np.finfo(reference[n].dtype).eps) for n in made_from.keys() & compared.keys()}
+    squashed = _squashed(model)
+    seen = [read if (read := squashed.get(n, n)) in result and read in reference else n for n in outputs]
+    compared = {name: reference[name] for name in seen}
+    forgiven = {n: ROUNDINGS * float(np.finfo(reference[n].dtype).eps) for n in squashed.keys() & compared.keys()}
     agreement = compare(result, compared, rtol, forgiven)
     if agreement.holds:
         return agreement

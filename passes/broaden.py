@@ -64,8 +64,9 @@ class Broaden:
     def _parts(self, model: Model, statistics: Statistics) -> Iterator[tuple[Model, Inputs]]:
         """What is run on what: scaled, and as they are where the statistics are near."""
         for kind in track(tuple(PICTURES)):
-            scaled, plain = (synthetic(model, kind, self.count, self.seed + k, self.spread) for k in range(2))
             if statistics:
+                scaled = synthetic(model, kind, self.count, self.seed, self.spread)
                 yield imposed(model, statistics, observed(model, statistics, scaled)), scaled
+            plain = synthetic(model, kind, self.count, self.seed + 1, self.spread)
             if not statistics or mismatch(model, statistics, plain) < FAR:
                 yield model, plain

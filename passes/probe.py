@@ -121,7 +121,9 @@ def _outputs(model: Model, wanted: Sequence[str], inputs: Inputs) -> list[list[n
     whole = _by_kind({name: np.concatenate(values) for name, values in parts.items()})
     found = [[positions(whole[name][k]) for name in wanted] for k in range(len(KINDS))]
     logits = [name not in model.outputs and len(model.shapes[name]) < 4 for name in wanted]
-    return [[x - x.mean(axis=1, keepdims=True) * free for x, free in zip(xs, logits, strict=True)] for xs in found]
+    return [
+        [x - x.mean(axis=1, keepdims=True) if free else x for x, free in zip(xs, logits, strict=True)] for xs in found
+    ]
 
 
 def _errors(outputs: list[list[np.ndarray]], dense: list[list[np.ndarray]]) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from graphprune.calibration import calibrate
 from graphprune.calibration.activations import assorted, batched, read_inputs, run, synthetic
 from graphprune.calibration.gradient import with_outputs
-from graphprune.calibration.noise import KINDS, NOISE, pink
+from graphprune.calibration.noise import KINDS, NOISE
 from graphprune.calibration.statistics import imposed, observed, shrunk
 from graphprune.errors import UsageError
 from graphprune.model import load
@@ -34,10 +34,9 @@ def test_noise_is_seeded_and_of_unit_size(kind):
 
 
 def test_pink_noise_is_smooth_and_leaves_have_edges():
-    rng = np.random.default_rng(0)
-    rough, smooth = (np.abs(np.diff(x)) for x in (rng.standard_normal((4, 3, 64, 64)), pink((4, 3, 64, 64), rng)))
+    rough, smooth = (np.abs(np.diff(KINDS[k]((4, 3, 64, 64), np.random.default_rng(0)))) for k in ("white", "pink"))
     assert smooth.mean() < 0.6 * rough.mean()
-    flat = np.abs(np.diff(KINDS["leaves"]((4, 3, 64, 64), rng)))
+    flat = np.abs(np.diff(KINDS["leaves"]((4, 3, 64, 64), np.random.default_rng(0))))
     assert np.median(flat) < 0.5 * flat.mean()
 
 
@@ -103,7 +102,7 @@ def test_a_large_model_measures_layers_that_lose_inputs_first(room, measured, mo
 
 def test_imposed_statistics_hold_at_every_tensor():
     model, wanted = batched(load(DEEP)), statistics(np.random.default_rng(1))
-    x = synthetic(model, "leaves", 16, 0, (-2, 2))
+    x = synthetic(model, "pink", 16, 0, (-2, 2))
     changed = imposed(model, wanted, observed(model, wanted, x))
     values = next(iter(run(changed, ["t", "v"], x)))
     for name, moments in wanted.items():

@@ -32,7 +32,7 @@ def run(monkeypatch, tmp_path, capsys):
 
 def test_prune(run, tmp_path):
     said = run("prune.py")
-    assert any(f"{share}% of the MACs" in said for share in (49, 50))  # half is asked for, and met from below
+    assert "49% of the MACs" in said  # half is asked for, and met from below in steps of 8
     assert "output shape (1, 10)" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.html", "small.onnx", "small.plan.json"]
 

@@ -234,6 +234,13 @@ def test_a_saturated_sigmoid_is_judged_by_what_it_reads() -> None:
     assert not judge({"y": exact["y"] * 2}, exact, 1e-5, model, inputs).holds
 
 
+def test_a_sigmoid_below_its_rounding_proves_nothing() -> None:
+    model = load(net("t = Add(x, bias)  y = Sigmoid(t)", inputs="float[1,64] x", bias=np.array(-19, np.float32)))
+    inputs = seeded_inputs(model)
+    exact = Runner(model)(inputs)
+    assert judge({"y": exact["y"] * np.float32(2)}, exact, 1e-5, model, inputs).silent == ["y"]
+
+
 def test_watching_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(net("a = Conv(x, w)  y = GlobalAveragePool(a)", w=(8, 3, 1, 1)))
     assert watched(model) == {"y": ("a",), "a": ("x", "w")}

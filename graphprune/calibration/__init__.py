@@ -234,8 +234,8 @@ def calibrate(
         source = f"{count} inputs of {' and '.join(noise)} noise each, {imitated}"
     nearest = []  # the inputs that are most like real ones
     if (similar := _matching(model, statistics, seed, spread, effort)) is not None:
-        near = {k for k in noise if mismatch(model, statistics, synthetic(model, k, LOOK, seed, spread)) < FAR}
-        noise = {kind: noise[kind] for kind in noise if kind in near}
+        looked_at = {kind: synthetic(model, kind, LOOK, seed, spread) for kind in noise}
+        noise = {kind: noise[kind] for kind, x in looked_at.items() if mismatch(model, statistics, x) < FAR}
         noise["matched"] = Noise(lambda: similar, observed(model, statistics, similar))
         seen = mixed(seen, sampled(model, found, similar, seed), MATCHED)
         nearest.append(similar)

@@ -71,7 +71,7 @@ def _images(count: int, seed: int) -> np.ndarray:
 def _cut(body: str, shapes: dict[str, tuple[int, ...]]) -> tuple[Model, State]:
     model = load(net(body, inputs="float[N,4,4,4] x", **shapes))
     state = State(model, data={"inputs": {"x": _images(600, 1)}})
-    text = "calibrate(count=8, given=True), obs, uniform(ratio=0.5, multiple=1), cut, reconstruct"
+    text = "calibrate(count=4, given=True), obs, uniform(ratio=0.5, multiple=1), cut, reconstruct"
     return model, run(state, parse(text))[0]
 
 
