@@ -106,12 +106,18 @@ def test_every_loss_adds_what_it_is_said_to() -> None:
 
 
 def test_losing_a_few_inputs_at_a_time_costs_little_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four nets together: of one, what is greedy may be lucky."""
+
+    def whole() -> float:
+        draws = (np.random.default_rng(seed).normal(size=(12, 3, 3, 3)).astype(np.float32) for seed in range(4))
+        return sum(lost("sparsify(ratio=0.6)", v=v) for v in draws)
+
     monkeypatch.setattr("graphprune.zeros.STEPS", 108)
-    one_by_one = lost("sparsify(ratio=0.6)")
+    one_by_one = whole()
     monkeypatch.setattr("graphprune.zeros.STEPS", 27)
-    four = lost("sparsify(ratio=0.6)")
+    four = whole()
     monkeypatch.setattr("graphprune.zeros.WORK", 0)  # all as if alone
-    alone = lost("sparsify(ratio=0.6)")
+    alone = whole()
     assert one_by_one < four < 1.05 * one_by_one < 1.1 * one_by_one < alone
 
 
