@@ -7,6 +7,9 @@ from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+import numpy as np
+
 if TYPE_CHECKING:
     from benchmarks.accuracy import Row
 
@@ -32,12 +35,14 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [
         "# Accuracy of every criterion\n",
         "Top-1 in per cent at shares of the multiply-accumulates, without data, labels or training, but for the row "
-        "that names a number of unlabelled inputs; the same items for all (`python -m benchmarks.accuracy`). A share "
-        "in brackets is where a model ended, if not near the target; – is what could not be made.\n",
+        "that names a number of unlabelled inputs; the same items for all (`python -m benchmarks.accuracy`). What "
+        "draws noise has the mean of three seeds; ± is half of what lies between the best and the worst of them. A "
+        "share in brackets is where a model ended, if not near the target; – is what could not be made.\n",
         "![accuracy against multiply-accumulates](accuracy.svg)\n",
     ]
     for model in dict.fromkeys(row.model for row in rows):
-        own = [row for row in rows if row.model == model and row.criterion != "dense"]
+        seeds = [row for row in rows if row.model == model and row.criterion != "dense"]
+        own = means(seeds)
         dense = next((row.accuracy[""] for row in rows if row.model == model and row.criterion == "dense"), 0.0)
         targets = sorted({row.target for row in own}, reverse=True)
         lines.append(f"## {model}, dense {100 * dense:.1f}\n")
@@ -45,7 +50,7 @@ def markdown(rows: Sequence[Row]) -> str:
         lines.append("|---" * (len(targets) + 1) + "|")
         names = sorted({row.criterion for row in own}, key=lambda c: (c != DEFAULT, not _ours(c), c))
         for name in names:
-            cells = [_cell(next((r for r in own if (r.criterion, r.target) == (name, t)), None)) for t in targets]
+            cells = [_cell(*[r for r in seeds if (r.criterion, r.target) == (name, t)]) for t in targets]
             shown = f"**{name}**" if name == DEFAULT else name
             lines.append(f"| {shown} | " + " | ".join(cells) + " |")
         lines += ["", *_verdict(own, dense, targets), ""]
@@ -56,14 +61,34 @@ def _ours(criterion: str) -> bool:
     return criterion.split(",")[0] in SAME_ROAD
 
 
-def _cell(row: Row | None) -> str:
-    if row is None:
+def means(rows: Sequence[Row]) -> list[Row]:
+    """Rows that differ by nothing but their seed made one: the means of what was made."""
+    alike: dict[tuple[str, str, float], list[Row]] = {}
+    for row in rows:
+        alike.setdefault((row.model, row.criterion, row.target), []).append(row)
+    return [_mean(seeds) for seeds in alike.values()]
+
+
+def _mean(seeds: Sequence[Row]) -> Row:
+    made = [row for row in seeds if row.accuracy]
+    if not made:
+        return seeds[0]
+    accuracy = {part: float(np.mean([row.accuracy[part] for row in made])) for part in made[0].accuracy}
+    kept, seconds = (float(np.mean([getattr(row, name) for row in made])) for name in ("kept", "seconds"))
+    return msgspec.structs.replace(made[0], accuracy=accuracy, kept=kept, seconds=seconds)
+
+
+def _cell(*seeds: Row) -> str:
+    if not seeds:
         return ""
+    row = _mean(seeds)
     if not row.accuracy:
         return "–"
+    found = [seed.accuracy[""] for seed in seeds if seed.accuracy]
+    luck = f" ± {50 * (max(found) - min(found)):.1f}" if len(found) > 1 else ""
     ended = "" if isclose(row.kept, row.target, abs_tol=NEAR) else f" ({row.kept:.0%})"
     parts = [f"{100 * score:.1f}" for part, score in row.accuracy.items() if part]
-    return f"{100 * row.accuracy['']:.1f}{ended}" + (f" [{' / '.join(parts)}]" if parts else "")
+    return f"{100 * row.accuracy['']:.1f}{luck}{ended}" + (f" [{' / '.join(parts)}]" if parts else "")
 
 
 def _verdict(rows: Sequence[Row], dense: float, targets: Iterable[float]) -> list[str]:
@@ -88,6 +113,7 @@ def _verdict(rows: Sequence[Row], dense: float, targets: Iterable[float]) -> lis
 def _plot(rows: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
+    rows = means(rows)
     plt.rcParams |= {"svg.hashsalt": "graphprune", "font.size": 9}
     models = list(dict.fromkeys(row.model for row in rows))
     columns = min(3, len(models))

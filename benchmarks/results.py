@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -15,7 +15,7 @@ class Keyed(Protocol):
     """A row of a kind that msgspec knows."""
 
     @property
-    def key(self) -> tuple[str, str, float]:
+    def key(self) -> tuple[Any, ...]:
         """What no two rows share."""
 
 

@@ -38,3 +38,10 @@ def test_without_a_rival_nothing_is_claimed() -> None:
     text = markdown([row for row in rows(0.86, 0.8) if row.criterion in ("dense", "obs")])
     assert "No other criterion has been measured." in text
     assert "at every target" not in text
+
+
+def test_cells_have_the_mean_of_the_seeds_and_how_far_they_are_apart() -> None:
+    more = [Row("net", "obs", 0.5, 0.47, {"": 0.84}, seed=1), Row("net", "obs", 0.5, 0.0, {}, why="failed", seed=2)]
+    text = markdown([*rows(0.88, 0.8), *more])
+    assert "| **obs** | 86.0 ± 2.0 |" in text
+    assert "at every target" in text
