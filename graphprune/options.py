@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypedDict, TypeVar,
 
 from graphprune.typed import (
     MEANS,
+    PROVIDERS,
     TUNING,
     count,
     interval,
     means,
     milliseconds,
     numbers,
+    provider,
     shapes,
     share,
     size,
@@ -152,6 +154,16 @@ class CutOptions(InspectOptions, DataOptions, total=False):
             " better.",
             "N",
             kind=float,
+        ),
+    ]
+    provider: Annotated[
+        str,
+        Option(
+            "cpu",
+            "What calibration runs the model on: `cpu`, or `cuda`, which rounds otherwise; a replay needs the same.",
+            "NAME",
+            read=provider,
+            choices=lambda: [*PROVIDERS],
         ),
     ]
     vocab: Annotated[

@@ -149,14 +149,15 @@ def _text(options: PruneOptions, model: Model, shares: Mapping[str, float], mill
 
 def _calibration(options: PruneOptions) -> str:
     """The arguments of the pass that calibrates."""
-    return _spelled(options, effort=options["effort"] or None, vocabulary=options["vocab"])
+    provider = options["provider"] if options["provider"] != "cpu" else None
+    return _spelled(options, effort=options["effort"] or None, vocabulary=options["vocab"], provider=provider)
 
 
 def _spelled(options: PruneOptions, **others: object) -> str:
     """The arguments of a pass that runs the model on some inputs."""
     given = True if options["calibration_data"] is not None else None
     asked = {"seed": options["seed"], "given": given, **others, "spread": _spread(options)}
-    return ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+    return ", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None)
 
 
 def _noise(options: PruneOptions) -> str:

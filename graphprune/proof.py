@@ -19,7 +19,7 @@ import onnxruntime as ort
 from graphprune.cut import Gone
 from graphprune.errors import GraphpruneError, InvalidModelError
 from graphprune.model import Model, streaming
-from graphprune.model.session import session
+from graphprune.model.session import on_device, session
 from graphprune.model.shapes import symbolic_axes
 from graphprune.model.weights import DataFile, change
 
@@ -146,7 +146,8 @@ def opened_session(
     with tempfile.TemporaryDirectory() as folder:
         values: dict[str, np.ndarray] = {}
         with DataFile(Path(folder) / "weights") as data:
-            proto = model.proto(data=data if model.streamed else values)
+            inline = optimise and on_device() and not model.streamed
+            proto = model.proto(data=None if inline else data if model.streamed else values)
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also if name not in model.outputs)
         for info in [*proto.graph.input, *proto.graph.output]:
             for axis in symbolic_axes(info):  # onnxruntime would take an open size that is written as 0 at its word

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from graphprune.errors import UsageError
 
 TUNING = ("off", "quick")  # ways to choose kernels
+PROVIDERS = ("cpu", "cuda")  # of onnxruntime, that calibration can run models on
 MEANS = ("best", "channels", "zeros", "both")  # of meeting a latency; the first tries all the others
 
 
@@ -146,6 +147,13 @@ def means(text: str) -> str:
     """One of the means of meeting a latency."""
     if text not in MEANS:
         raise UsageError(f"a latency is not met by '{text}'", f"one of {', '.join(MEANS)}")
+    return text
+
+
+def provider(text: str) -> str:
+    """One of the things that calibration can run models on."""
+    if text not in PROVIDERS:
+        raise UsageError(f"nothing can be run on '{text}'", f"one of {', '.join(PROVIDERS)}")
     return text
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from graphprune.calibration import Calibration, calibrate
 from graphprune.calibration.activations import real
+from graphprune.model.session import running_on
 from graphprune.state import State
 
 
@@ -21,6 +22,7 @@ class Calibrate:
         effort: spent on inputs that match BatchNorm statistics, 1 is about a minute; 0 does without them.
         given: whether real inputs, which the caller left in ``data["inputs"]``, must be used too.
         vocabulary: how many tokens a model that reads them knows; by default the length of its embedding.
+        provider: what the model is run on, ``cpu`` or ``cuda``.
     """
 
     count: int = 64
@@ -29,6 +31,7 @@ class Calibrate:
     effort: float = 0.0
     given: bool = False
     vocabulary: int | None = None
+    provider: str = "cpu"
 
     prepares: ClassVar[bool] = True
 
@@ -37,16 +40,17 @@ class Calibrate:
         inputs = real(state.data) if self.given else state.data.get("inputs")
         if not state.groups:  # cut will say why
             return replace(state, data={**state.data, "calibration": Calibration({}, {}, {}, {}, "nothing")})
-        found = calibrate(
-            state.model,
-            state.data.get("batchnorm", {}),
-            count=self.count,
-            seed=self.seed,
-            spread=self.spread,
-            effort=self.effort,
-            given=inputs,
-            vocabulary=self.vocabulary,
-            losing={dim for group in state.groups for dim in group.weights},
-        )
+        with running_on(self.provider):
+            found = calibrate(
+                state.model,
+                state.data.get("batchnorm", {}),
+                count=self.count,
+                seed=self.seed,
+                spread=self.spread,
+                effort=self.effort,
+                given=inputs,
+                vocabulary=self.vocabulary,
+                losing={dim for group in state.groups for dim in group.weights},
+            )
         notes = (*state.data.get("notes", ()), f"calibrated on {found.source}")
         return replace(state, data={**state.data, "calibration": found, "notes": notes})

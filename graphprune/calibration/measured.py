@@ -110,7 +110,11 @@ class _Sums:
         there = layer.positions(values[layer.x].shape)
         if goal in self._relative and y.size // y.shape[-1] == there:
             rows /= size(y.reshape(there, -1)[at]).astype(precision)
-        self._second[name] = self._second.get(name, 0.0) + (rows.swapaxes(1, 2) @ rows).astype(np.float64)
+        product = rows.swapaxes(1, 2) @ rows
+        if name in self._second:
+            self._second[name] += product  # in place: it may be a few hundred megabytes
+        else:
+            self._second[name] = product.astype(np.float64, copy=False)
         self._count[name] = self._count.get(name, 0) + len(at)
         if self._first[goal] == name:
             seen = positions(y)

@@ -12,6 +12,7 @@ import msgspec
 from packaging.requirements import Requirement
 
 from graphprune.cli.limits import available
+from graphprune.errors import UsageError
 
 INSTALL = {
     "ziglang": "pip install 'graphprune[edge]'",
@@ -19,6 +20,7 @@ INSTALL = {
     "node": "apt-get install nodejs, or nodejs.org",
     "qemu-": "apt-get install qemu-user-static",
     "TVM": "pip install --force-reinstall apache-tvm",
+    "onnxruntime": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
     "ray": "pip install 'graphprune[ray]'",
 }
 EXTRAS = {"ray": "sweeps on a cluster"}
@@ -83,7 +85,7 @@ def _onnxruntime() -> Iterator[Check]:
         import onnxruntime
         from onnx import parser
 
-        from graphprune.model.session import session
+        from graphprune.model.session import running_on, session
 
         model = parser.parse_model(
             '<ir_version: 8, opset_import: ["": 17]> net (float[1] x) => (float[1] y) { y = Relu(x) }'
@@ -95,6 +97,13 @@ def _onnxruntime() -> Iterator[Check]:
         yield Check("onnxruntime runs a model", f"{type(error).__name__}: {error}", False, install=again)
         return
     yield Check("onnxruntime runs a model", f"on the CPU; providers: {', '.join(names)}")
+    try:
+        with running_on("cuda"):
+            yield Check("calibrate on CUDA", "--provider cuda", needed=False)
+    except UsageError:
+        yield Check(
+            "calibrate on CUDA", "needs an NVIDIA processor and its libraries", False, False, INSTALL["onnxruntime"]
+        )
 
 
 def _targets() -> Iterator[Check]:

@@ -1,20 +1,71 @@
-"""onnxruntime sessions as everything here wants them: on the CPU, and quiet."""
+"""onnxruntime sessions as everything here wants them: quiet, and on the CPU unless a calibration asks for more."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from functools import cache
+from io import StringIO
 from types import MappingProxyType
 
 import numpy as np
 import onnxruntime as ort
+from onnx import parser
 
+from graphprune.errors import UsageError
 from graphprune.plugins import installed
+from graphprune.typed import provider as known
 
 ENTRY_POINTS = "graphprune.onnxruntime"
 
 # The libraries of custom operators that installed packages bring: paths, by a name of the package's choice.
 _libraries = cache(lambda: installed(ENTRY_POINTS, "library of operators"))
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_provider: ContextVar[str] = ContextVar("provider", default="cpu")
+
+
+@contextmanager
+def running_on(provider: str) -> Iterator[None]:
+    """Within it, sessions that may rewrite the graph run on ``provider``: ``cpu``, or ``cuda`` in full float32.
+
+    Raises:
+        UsageError: there is no such provider, or onnxruntime cannot start it on this machine.
+    """
+    before = _provider.set(known(provider))
+    try:
+        if provider == "cuda" and not _starts():
+            raise UsageError(
+                "onnxruntime cannot run on CUDA here",
+                "it needs an NVIDIA processor, and pip install 'onnxruntime-gpu[cuda,cudnn]'; or leave --provider out",
+            )
+        yield
+    finally:
+        _provider.reset(before)
+
+
+def _starts() -> bool:
+    """Whether a session gets CUDA and computes with it: onnxruntime falls back to the CPU where it cannot load it."""
+    if CUDA not in ort.get_available_providers():
+        return False
+    ort.set_default_logger_severity(4)  # it is not this session that would complain
+    if hasattr(ort, "preload_dlls"):
+        with redirect_stdout(StringIO()):  # it prints what it does not find
+            ort.preload_dlls(directory="")  # NVIDIA's libraries, from their packages
+    header = '<ir_version: 8, opset_import: ["": 17]>'
+    tiny = parser.parse_model(f"{header} net (float[1] x) => (float[1] y) {{ y = Relu(x) }}")
+    try:
+        opened = session(tiny.SerializeToString(), optimise=True)
+        (found,) = opened.run(None, {"x": np.ones(1, np.float32)})
+    except Exception:  # onnxruntime raises a class per status code, none of them public
+        return False
+    return bool(opened.get_providers()[0] == CUDA and found == 1)
+
+
+def on_device() -> bool:
+    """Whether sessions that may rewrite the graph do not run on the CPU: they then want weights in the protobuf."""
+    return _provider.get() != "cpu"
 
 
 def session(
@@ -61,6 +112,8 @@ def session(
     options.add_external_initializers(list(values), shared)  # says where the protobuf's references lead
     for name, value in zip(values, shared, strict=True):
         options.add_initializer(name, value)  # and that they need not be copied
-    opened = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # By default, CUDA would round what it multiplies to ten bits of mantissa.
+    first = [(CUDA, {"use_tf32": "0"})] if optimise and on_device() else []
+    opened = ort.InferenceSession(model, options, providers=[*first, CPU])
     opened.shared = shared  # onnxruntime does not keep them alive
     return opened

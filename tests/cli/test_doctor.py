@@ -24,6 +24,7 @@ def test_this_installation_is_complete():
     assert {"numpy", "onnx", "apache-tvm", "typer"} <= {c.what for c in found.checks}
     assert check("numpy").found == metadata.version("numpy")
     assert "providers: " in check("onnxruntime runs a model").found
+    assert not check("calibrate on CUDA").needed
     assert check("compile for host").needed
     assert not check("run wasm32 here").needed
 
