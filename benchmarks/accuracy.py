@@ -175,13 +175,13 @@ def _made(
             elif criterion == "onnxsim" and onnxsim and missing(f"{ONNXSIM}l2") + missing(f"{ONNXSIM}wanda"):
                 steps = Path(folder) / "onnxsim"
                 steps.mkdir()
-                peers.onnxsim(onnxsim, model.path, steps)
+                why = peers.onnxsim(onnxsim, model.path, steps) or "not reached"
                 found = list(peers.ladder(steps, shape, whole))
                 for score in ("l2", "wanda"):
                     for target in missing(ONNXSIM + score):
                         reached = [(kept, path) for s, kept, path in found if s == score and kept <= target + 0.005]
                         path = max(reached)[1] if reached else None
-                        yield row(ONNXSIM + score, target, path, 0.0, "not reached")
+                        yield row(ONNXSIM + score, target, path, 0.0, why)
 
 
 def _draws(preset: str) -> bool:
