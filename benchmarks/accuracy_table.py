@@ -36,8 +36,9 @@ def markdown(rows: Sequence[Row]) -> str:
         "# Accuracy of every criterion\n",
         "Top-1 in per cent at shares of the multiply-accumulates, without data, labels or training, but for the row "
         "that names a number of unlabelled inputs; the same items for all (`python -m benchmarks.accuracy`). What "
-        "draws noise has the mean of three seeds; ± is half of what lies between the best and the worst of them. A "
-        "share in brackets is where a model ended, if not near the target; – is what could not be made.\n",
+        "draws noise has the mean of three seeds, ± half of what lies between the best and the worst of them; where no "
+        "± stands, nothing is drawn or one seed was run. A share in brackets is where a model ended, if not near the "
+        "target; – is what could not be made.\n",
         "![accuracy against multiply-accumulates](accuracy.svg)\n",
     ]
     for model in dict.fromkeys(row.model for row in rows):

@@ -83,14 +83,10 @@ def _packages() -> Iterator[Check]:
 def _onnxruntime() -> Iterator[Check]:
     try:
         import onnxruntime
-        from onnx import parser
 
-        from graphprune.model.session import running_on, session
+        from graphprune.model.session import running_on, session, smallest
 
-        model = parser.parse_model(
-            '<ir_version: 8, opset_import: ["": 17]> net (float[1] x) => (float[1] y) { y = Relu(x) }'
-        )
-        session(model.SerializeToString())
+        session(smallest())
         names = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
     except Exception as error:
         again = "pip install --force-reinstall onnxruntime"

@@ -53,14 +53,18 @@ def _starts() -> bool:
     if hasattr(ort, "preload_dlls"):
         with redirect_stdout(StringIO()):  # it prints what it does not find
             ort.preload_dlls(directory="")  # NVIDIA's libraries, from their packages
-    header = '<ir_version: 8, opset_import: ["": 17]>'
-    tiny = parser.parse_model(f"{header} net (float[1] x) => (float[1] y) {{ y = Relu(x) }}")
     try:
-        opened = session(tiny.SerializeToString(), optimise=True)
+        opened = session(smallest(), optimise=True)
         (found,) = opened.run(None, {"x": np.ones(1, np.float32)})
     except Exception:  # onnxruntime raises a class per status code, none of them public
         return False
     return bool(opened.get_providers()[0] == CUDA and found == 1)
+
+
+def smallest() -> bytes:
+    """A serialised model of one operator, to see whether sessions open."""
+    text = '<ir_version: 8, opset_import: ["": 17]> net (float[1] x) => (float[1] y) { y = Relu(x) }'
+    return parser.parse_model(text).SerializeToString()
 
 
 def on_device() -> bool:
