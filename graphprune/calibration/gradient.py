@@ -39,8 +39,8 @@ def with_gradients(model: Model, seeds: Mapping[str, Seed], wanted: Sequence[str
     parts: dict[str, list[gs.Tensor]] = {}
 
     def total(name: str) -> gs.Tensor:
-        if len(parts[name]) > 1:
-            parts[name] = [tape("Sum", *parts[name])]
+        if len(parts[name]) > 1:  # of two, onnxruntime adds up faster than it sums
+            parts[name] = [tape("Add" if len(parts[name]) == 2 else "Sum", *parts[name])]
         return parts[name][0]
 
     for node, call in reversed(list(zip(result.graph.nodes, shaped, strict=True))):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,8 @@ from graphprune.model.streaming import walk
 from graphprune.progress import track
 from graphprune.rules import Layer
 
+THREADS = min(4, os.cpu_count() or 1)  # layers looked at at a time
+BLOCK = 1536  # rows of second moments added at a time, those below the blocks on the diagonal left out
 WIDEST = 6144  # columns of the largest problem: its matrices take 300 MB each
 
 Found = Mapping[str, tuple[gs.Node, Layer]]
@@ -39,13 +43,18 @@ def sampled(model: Model, found: Found, inputs: Inputs, seed: int) -> dict[str, 
     """Some positions of every layer, the whole model run on a few inputs at a time."""
     sums = _Sums(found)
     total = max((len(x) for x in inputs.values() if x.ndim), default=1)
-    for chunk, values in enumerate(run(model, sums.wanted, inputs)):
-        share = max((len(values[name]) for name, x in inputs.items() if x.ndim and name in values), default=1) / total
-        for k, (name, (_, layer)) in enumerate(found.items()):
-            there = layer.positions(values[layer.x].shape)
-            some = min(there, max(1, round(share * max(POSITIONS, 2 * columns(model, name, layer)))))
-            at = np.sort(np.random.default_rng([seed, chunk, k]).choice(there, some, replace=False))
-            sums.add(name, values, at, np.float64)
+    wanted = {name: max(POSITIONS, 2 * columns(model, name, layer)) for name, (_, layer) in found.items()}
+    with ThreadPoolExecutor(THREADS) as pool:
+        for chunk, values in enumerate(run(model, sums.wanted, inputs)):
+            sizes = [len(values[name]) for name, x in inputs.items() if x.ndim and name in values]
+            share = max(sizes, default=1) / total
+            jobs = [
+                pool.submit(sums.some, name, values, share * number, (seed, chunk, k))
+                for k, (name, number) in enumerate(wanted.items())
+            ]
+            for job in jobs:
+                job.result()
+            values.clear()  # before there are new ones
     return sums.measured()
 
 
@@ -101,6 +110,13 @@ class _Sums:
         """The tensors whose values are looked at."""
         return list(dict.fromkeys(n for name, layer in self._layers.items() for n in (layer.x, self.goal[name].name)))
 
+    def some(self, name: str, values: Mapping[str, np.ndarray], number: float, seed: Sequence[int]) -> None:
+        """Count about so many positions of a layer, drawn; layers may be counted at the same time."""
+        layer = self._layers[name]
+        there = layer.positions(values[layer.x].shape)
+        drawn = np.random.default_rng(seed).choice(there, min(there, max(1, round(number))), replace=False)
+        self.add(name, values, np.sort(drawn), np.float64)
+
     def add(self, name: str, values: Mapping[str, np.ndarray], at: np.ndarray, precision: type) -> None:
         """Count some positions of a layer, and what its output becomes where no layer before it has that in common."""
         layer, goal = self._layers[name], self.goal[name].name
@@ -110,11 +126,11 @@ class _Sums:
         there = layer.positions(values[layer.x].shape)
         if goal in self._relative and y.size // y.shape[-1] == there:
             rows /= size(y.reshape(there, -1)[at]).astype(precision)
-        product = rows.swapaxes(1, 2) @ rows
-        if name in self._second:
-            self._second[name] += product  # in place: it may be a few hundred megabytes
-        else:
-            self._second[name] = product.astype(np.float64, copy=False)
+        if name not in self._second:
+            self._second[name] = np.zeros((len(rows), rows.shape[2], rows.shape[2]))
+        for k in range(0, rows.shape[2], BLOCK):
+            some = rows[:, :, k : k + BLOCK]
+            self._second[name][:, k : k + BLOCK, k:] += some.swapaxes(1, 2) @ rows[:, :, k:]
         self._count[name] = self._count.get(name, 0) + len(at)
         if self._first[goal] == name:
             seen = positions(y)
@@ -125,12 +141,14 @@ class _Sums:
 
     def measured(self) -> dict[str, Measured]:
         """The moments."""
-        covariance = {name: _covariance(sums) for name, sums in self._goals.items()}
-        for second in self._second.values():
-            second /= second[0, -1, -1]  # in place: of a large model they are most of what is held
+        covariance = {name: _covariance(self._goals.pop(name)) for name in list(self._goals)}
+        for second in self._second.values():  # in place: of a large model they are most of what is held
+            second /= second[0, -1, -1]
+            for k in range(BLOCK, second.shape[2], BLOCK):  # what ``add`` leaves out
+                second[:, k:, k - BLOCK : k] = second[:, k - BLOCK : k, k:].swapaxes(1, 2)
         return {
-            name: Measured(second, covariance[self.goal[name].name], self._count[name])
-            for name, second in self._second.items()
+            name: Measured(self._second[name], covariance[goal.name], self._count[name])
+            for name, goal in self.goal.items()
         }
 
 

@@ -75,8 +75,10 @@ def mismatch(model: Model, statistics: Statistics, inputs: Inputs) -> float:
     sums: dict[str, np.ndarray] = {}
     for values in run(model, list(statistics), inputs):
         for name in statistics:
-            x = np.moveaxis(values[name], 1, 0).reshape(values[name].shape[1], -1).astype(np.float64)
-            sums[name] = sums.get(name, 0.0) + np.stack([np.full(len(x), x.shape[1]), x.sum(1), np.square(x).sum(1)])
+            x = values[name].astype(np.float32, copy=False).reshape(*values[name].shape[:2], -1)
+            squares = (x[..., None, :] @ x[..., None])[..., 0, 0]
+            parts = np.stack([np.full(squares.shape, x.shape[2], np.float64), x.sum(2), squares])
+            sums[name] = sums.get(name, 0.0) + parts.sum(axis=1)
     off = []
     for name, (count, total, square) in sums.items():
         mean, wanted = total / count, statistics[name]["std"]

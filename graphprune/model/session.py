@@ -116,8 +116,11 @@ def session(
     options.add_external_initializers(list(values), shared)  # says where the protobuf's references lead
     for name, value in zip(values, shared, strict=True):
         options.add_initializer(name, value)  # and that they need not be copied
-    # By default, CUDA would round what it multiplies to ten bits of mantissa.
-    first = [(CUDA, {"use_tf32": "0"})] if optimise and on_device() else []
+    first = []
+    if optimise and on_device():
+        options.use_deterministic_compute = True
+        # By default, factors are rounded to ten bits of mantissa, and kernels are those that happen to be the fastest.
+        first = [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})]
     opened = ort.InferenceSession(model, options, providers=[*first, CPU])
     opened.shared = shared  # onnxruntime does not keep them alive
     return opened

@@ -39,7 +39,7 @@ def test_only_sessions_that_may_rewrite_run_on_cuda_in_full_float32_and_only_wit
         Runner(model, optimise=True)
     Runner(model, optimise=True)
     assert not on_device()
-    assert asked == [[CPU], [(CUDA, {"use_tf32": "0"}), CPU], [CPU]]
+    assert asked == [[CPU], [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), CPU], [CPU]]
 
 
 def test_models_compute_the_same_with_their_weights_in_the_protobuf(asked):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from graphprune.rules import Call
 
@@ -39,9 +40,9 @@ class Tape:
         return self("Unsqueeze", x, np.array(axes, np.int64))
 
     def where(self, x: gs.Tensor, *conditions: gs.Tensor) -> gs.Tensor:
-        """``x`` where all conditions hold, else 0."""
+        """Finite ``x`` where all conditions hold, else 0; onnxruntime multiplies faster than it computes ``Where``."""
         for condition in conditions:
-            x = self("Where", condition, x, 0.0)
+            x = self("Mul", x, self("Cast", condition, to=TensorProto.FLOAT))
         return x
 
 
