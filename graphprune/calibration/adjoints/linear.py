@@ -8,29 +8,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphprune.calibration.adjoints.tape import Adjoint, Parts, Tape
+from graphprune.calibration.adjoints.transposed import transposed
 from graphprune.rules import Call
 from graphprune.rules.convolution import padding
 
 
 def _conv(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
-    """A transposed convolution; without strides that is a convolution by the kernel turned round, which is faster."""
     weight = call.inputs[1]
     if weight is None or weight.constant is None:
         return
-    groups, rank = int(call.attrs.get("group", 1)), weight.rank - 2
-    strides, dilations = call.attrs.get("strides", [1] * rank), call.attrs.get("dilations", [1] * rank)
+    group, rank = int(call.attrs.get("group", 1)), weight.rank - 2
+    strides, dilations = (call.attrs.get(name, [1] * rank) for name in ("strides", "dilations"))
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, weight.shape[2:], strict=True)]
     pads = np.array(padding(call, strides, reach))
-    turned = np.array(reach)[:, None] - 1 - pads
-    if max(strides) == 1 and turned.min() >= 0:
-        inputs_first = weight.values.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-        kernel = np.flip(inputs_first.reshape(-1, *inputs_first.shape[2:]), tuple(range(2, 2 + rank)))
-        yield 0, tape("Conv", dy, kernel, group=groups, dilations=dilations, pads=turned.T.ravel().tolist())
-        return
-    ends = (np.array(call.y.shape[2:]) - 1) * strides + reach
-    rest = np.array(call.x.shape[2:]) + pads.sum(axis=1) - ends  # rows and columns that no output looks at
-    attrs = {"group": groups, "strides": strides, "dilations": dilations, "pads": pads.T.ravel().tolist()}
-    yield 0, tape("ConvTranspose", dy, weight.values, output_padding=rest.tolist(), **attrs)
+    yield from transposed(tape, call, dy, weight.values, group=group, strides=strides, dilations=dilations, pads=pads)
 
 
 def _conv_transpose(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:

@@ -10,18 +10,18 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from graphprune.calibration.adjoints.tape import Adjoint, Parts, Tape
+from graphprune.calibration.adjoints.transposed import transposed, unseen
 from graphprune.rules import Call
 from graphprune.rules.convolution import padding
 
 
 def _average_pool(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
     kernel, channels = call.attrs["kernel_shape"], call.x.shape[1]
-    strides = call.attrs.get("strides", [1] * len(kernel))
-    rest = np.array(call.x.shape[2:]) - (np.array(call.y.shape[2:]) - 1) * strides - kernel
-    if any(call.attrs.get("pads", ())) or call.attrs.get("auto_pad", "NOTSET") != "NOTSET" or rest.min() < 0:
+    if any(call.attrs.get("pads", ())) or call.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         return
-    share = np.full((channels, 1, *kernel), 1 / prod(kernel))
-    yield 0, tape("ConvTranspose", dy, share, group=channels, strides=strides, output_padding=rest.tolist())
+    ones, share = [1] * len(kernel), np.full((channels, 1, *kernel), 1 / prod(kernel))
+    attrs = {"group": channels, "strides": call.attrs.get("strides", ones), "dilations": ones}
+    yield from transposed(tape, call, dy, share, pads=np.zeros((len(kernel), 2), np.int64), **attrs)
 
 
 def _max_pool(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
@@ -34,17 +34,16 @@ def _max_pool(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
     strides, dilations = (call.attrs.get(name, [1] * len(kernel)) for name in ("strides", "dilations"))
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     pads = np.array(padding(call, strides, reach))
-    rest = np.array(call.x.shape[2:]) + pads.sum(axis=1) - (np.array(call.y.shape[2:]) - 1) * strides - reach
-    if rest.min() < 0:  # rounded up: the last window hangs over the edge
+    if unseen(call, strides, reach, pads).min() < 0:  # rounded up: the last window hangs over the edge
         return
     size = prod(kernel)
     places = np.tile(np.eye(size).reshape(size, 1, *kernel), (channels, 1, *[1] * len(kernel)))
-    attrs = {"group": channels, "strides": strides, "dilations": dilations, "pads": pads.T.ravel().tolist()}
+    attrs = {"group": channels, "strides": strides, "dilations": dilations}
     spread = np.array([0, channels, size, *call.y.shape[2:]], np.int64)
-    window = tape("Reshape", tape("Conv", node.inputs[0], places, **attrs), spread)
+    window = tape("Reshape", tape("Conv", node.inputs[0], places, pads=pads.T.ravel().tolist(), **attrs), spread)
     share = _shared(tape, window, tape.unsqueezed(node.outputs[0], [2]), tape.unsqueezed(dy, [2]), [2])
     flat = tape("Reshape", share, np.array([0, channels * size, *call.y.shape[2:]], np.int64))
-    yield 0, tape("ConvTranspose", flat, places, output_padding=rest.tolist(), **attrs)
+    yield from transposed(tape, call, flat, places, pads=pads, **attrs)
 
 
 def _most(tape: Tape, node: gs.Node, call: Call, dy: gs.Tensor) -> Parts:
