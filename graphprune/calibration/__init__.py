@@ -18,6 +18,7 @@ from graphprune.calibration.activations import Inputs, batched, is_open, kinds, 
 from graphprune.calibration.importance import importance
 from graphprune.calibration.matching import matched
 from graphprune.calibration.measured import WIDEST, Measured, columns, mixed, sampled, walked
+from graphprune.calibration.mirrored import with_mirror_images
 from graphprune.calibration.noise import KINDS, NOISE
 from graphprune.calibration.statistics import FAR, Statistics, imposed, in_graph, mismatch, observed, shrunk
 from graphprune.calibration.tokens import enough, lengths, reader, sequences, writer
@@ -111,7 +112,7 @@ class Calibration:
         noise: the made-up inputs, by kind; where any were optimised, with these, and without kinds that are far off.
         skipped: weight → why nothing is known of its layer.
         source: what the inputs were, in words.
-        real: the real inputs, and those optimised to be like them; nothing where none were given.
+        real: the real inputs and mirror images, and those optimised to be like them; nothing where none were given.
         nearest: the inputs that are most like real ones, where any were optimised or given.
         logits: the output that predicts the next token, where there is one.
     """
@@ -193,7 +194,8 @@ def calibrate(
         spread: the range of the model's floating-point inputs.
         effort: how long to look for inputs that match the statistics, 1 is about a minute for a mobile network;
             with 0 there are none.
-        given: real inputs by name, [items, ...]; all of them are used.
+        given: real inputs by name, [items, ...]; all of them are used, and their mirror images where the model answers
+            alike to both.
         vocabulary: how many tokens there are, for models that read them; by default the length of their embedding.
         losing: axes that can lose positions. Where moments of all layers would take too much memory, only layers with
             such an axis have some, or even only those that can lose inputs.
@@ -241,9 +243,10 @@ def calibrate(
         nearest.append(similar)
         source += f"; {items(similar)} inputs optimised to match them"
     if given is not None:
+        number, given = items(given), with_mirror_images(model, given)
         seen = mixed(seen, sampled(model, found, given, seed), GIVEN)
         nearest.append(given)
-        source += f"; {items(given)} real inputs"
+        source += f"; {number} real inputs" + " and their mirror images" * (items(given) > number)
     weight = _importance(model, [layer.y for _, layer in found.values()], nearest, seed)
     moments = {}
     for name, (node, layer) in found.items():
