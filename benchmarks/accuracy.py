@@ -104,8 +104,7 @@ def main(
     for name in names or [n for n in TARGETS if n in _there()]:
         known = {row.key for row in read(rows) if row.criterion not in again}
         for row in _made(name, wanted, known, round_to, effort, seed, onnxsim):
-            others = (r for r in read(rows) if r.key != row.key)  # read anew: other processes add rows too
-            results.write(rows, [*others, row])
+            results.add(rows, row)
             scores = ", ".join(f"{score:.1%} {part}".strip() for part, score in row.accuracy.items()) or row.why
             made = f"{row.criterion}, seed {row.seed}" if row.seed else row.criterion
             console.print(f"{name}  {made}  {row.target:.0%} → {row.kept:.1%}  {scores}  {row.seconds:.0f} s")
