@@ -62,6 +62,11 @@ USUAL = {
 }
 
 
+def channels_first(shape: Sequence[int | None]) -> bool | None:
+    """Whether the channels of images, 1 or 3, come before rows and columns; ``None`` where no images have the shape."""
+    return shape[1] in (1, 3) if len(shape) == 4 and {shape[1], shape[3]} & {1, 3} else None
+
+
 def scale_of(
     mean: Sequence[float] | None, std: Sequence[float] | None, spread: tuple[float, float] | None
 ) -> Scale | None:
@@ -161,8 +166,8 @@ def _image_input(model: Model) -> tuple[str, bool]:
     """The name of the only input that is an image, and whether its channels come first."""
     found = {}
     for name, shape in model.input_shapes.items():
-        if name in model.inputs and len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)):
-            found[name] = shape[1] in (1, 3)
+        if name in model.inputs and (first := channels_first(shape)) is not None:
+            found[name] = first
     if len(found) != 1 or len(model.inputs) != 1:
         raise UsageError(
             f"{model.name} has not one input for images of 1 or 3 channels", "give an npz file with an array per input"

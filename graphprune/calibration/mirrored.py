@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphprune.calibration.activations import Inputs, is_open, run
+from graphprune.calibration.images import channels_first
 from graphprune.calibration.importance import answers
 from graphprune.model import Model
 
@@ -29,10 +30,10 @@ def with_mirror_images(model: Model, given: Inputs) -> Inputs:
     """
     name, *others = model.inputs
     x = given.get(name)
-    if x is None or others or x.ndim != 4 or len(x) > MOST or not is_open(model):
+    first = None if x is None else channels_first(x.shape)
+    if x is None or first is None or others or len(x) > MOST or not is_open(model):
         return given
-    across = 3 if x.shape[1] in (1, 3) else 2
-    turned = np.flip(x, across)
+    turned = np.flip(x, 3 if first else 2)
     compared = [answer for answer in answers(model) if model.shapes.get(answer)]
     seen, mirrored = (_of(model, compared, {name: some[:LOOKED_AT]}) for some in (x, turned))
     for answer in compared:

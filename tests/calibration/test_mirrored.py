@@ -44,14 +44,19 @@ def test_left_and_right_of_channels_that_come_last():
     assert np.array_equal(with_mirror_images(model, given)["x"][6:], given["x"][:, :, ::-1])
 
 
-@pytest.mark.parametrize("why", ["other answers", "places count", "enough", "a single one", "no picture"])
+@pytest.mark.parametrize(
+    "why", ["other answers", "places count", "enough", "a single one", "other channels", "no picture"]
+)
 def test_what_stays_as_it_is(why):
-    model, given = (
-        pooled(symmetric=why != "other answers"),
-        pictures({"enough": MOST + 1, "a single one": 1}.get(why, 8)),
-    )
+    model = pooled(symmetric=why != "other answers")
+    given = pictures({"enough": MOST + 1, "a single one": 1}.get(why, 8))
     if why == "places count":
         model = batched(load(net(ANYWHERE, b=(192, 4), inputs="float[1,3,8,8] x")))
+    if why == "other channels":
+        model = batched(
+            load(net("g = GlobalMaxPool(x)\nf = Flatten(g)\ny = Gemm(f, b)", inputs="float[1,5,8,8] x", b=(5, 4)))
+        )
+        given = pictures(8, (5, 8, 8))
     if why == "no picture":
         model, given = batched(load(net("y = Gemm(x, b)", b=(6, 4), inputs="float[1,6] x"))), pictures(8, (6,))
     assert with_mirror_images(model, given) is given
