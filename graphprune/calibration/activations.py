@@ -173,6 +173,8 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs, keep: bool = True) 
     """
     if missing := sorted(set(model.inputs) - set(inputs)):
         raise UsageError(f"the calibration data have no array called '{missing[0]}'", "name arrays like the inputs")
+    if not (parts := chunks(model, inputs, wanted)):
+        raise UsageError("the calibration data have no items, or fewer than the model takes at a time", "give more")
     header = ModelProto()
     header.CopyFrom(model.header)
     outputs = {info.name: info for info in header.graph.output}
@@ -180,7 +182,7 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs, keep: bool = True) 
     asked = dict.fromkeys(name for name in wanted if name not in model.inputs)
     header.graph.output.extend(outputs.get(name, ValueInfoProto(name=name)) for name in asked)
     runner = Runner(replace(model, header=header), optimise=True, keep=keep)
-    for chunk in track(chunks(model, inputs, wanted)):
+    for chunk in track(parts):
         yield {**chunk, **runner(chunk)}
 
 

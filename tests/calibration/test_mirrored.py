@@ -8,6 +8,7 @@ import pytest
 import graphprune
 from graphprune.calibration.activations import batched
 from graphprune.calibration.mirrored import MOST, with_mirror_images
+from graphprune.errors import UsageError
 from graphprune.model import Model, load
 from tests.law import net
 
@@ -68,3 +69,10 @@ def test_the_report_says_so():
     model = net(ALIKE, inputs="float[1,3,8,8] x", a=a + a[..., ::-1], b=(16, 4))
     result = graphprune.prune(model, target_macs=0.7, effort=0, round_to=1, calibration_data=pictures(10))
     assert any("10 real inputs and their mirror images" in note for note in result.report.notes)
+
+
+def test_no_items_are_refused(tmp_path):
+    np.savez(tmp_path / "none.npz", **pictures(0))
+    model = net(ALIKE, inputs="float[1,3,8,8] x", a=(16, 3, 3, 3), b=(16, 4))
+    with pytest.raises(UsageError, match="the calibration data have no items"):
+        graphprune.prune(model, target_macs=0.7, effort=0, round_to=1, calibration_data=tmp_path / "none.npz")
