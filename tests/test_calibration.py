@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphprune.calibration import calibrate
-from graphprune.calibration.activations import assorted, batched, read_inputs, run, synthetic
+from graphprune.calibration.activations import assorted, batched, checked, read_inputs, run, synthetic
 from graphprune.calibration.gradient import with_outputs
 from graphprune.calibration.noise import KINDS, NOISE
 from graphprune.calibration.statistics import imposed, observed, shrunk
@@ -179,3 +179,32 @@ def test_an_npz_file_and_anything_else(tmp_path):
     for name in ("y.npz", "z.npz"):
         with pytest.raises(UsageError, match=name):
             read_inputs(tmp_path / name)
+
+
+def _images(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (_images(4, 3, 6, 8), r"\[4, 3, 6, 8\], model takes \[any, 3, 8, any\]"),
+        (_images(3, 8, 8), r"\[3, 8, 8\], model takes"),
+        (_images(4, 3, 8, 8, dtype="complex64"), "holds complex64, model takes float32"),
+        (_images(4, 3, 8, 8) * np.float32("nan"), "not finite"),
+        (_images(4, 3, 8, 8, dtype="float64") * 1e300, "not finite"),
+    ],
+)
+def test_real_inputs_that_the_model_does_not_take(x, said):
+    model = load(net("y = Conv(x, a)", a=(4, 3, 1, 1), inputs="float[1,3,8,width] x"))
+    with pytest.raises(UsageError, match=said):
+        checked({"x": x}, model)
+
+
+def test_real_inputs_are_converted():
+    model = load(net("y = Conv(x, a)", a=(4, 3, 1, 1), inputs="float[1,3,8,width] x"))
+    for x in (_images(4, 3, 8, 5, dtype="uint8"), _images(2, 3, 8, 8, dtype="float64")):
+        found = checked({"x": x, "unused": x}, model)
+        assert found["x"].dtype == np.float32
+        assert np.array_equal(found["x"], x)
+        assert found["unused"] is x

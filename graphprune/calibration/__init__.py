@@ -291,9 +291,9 @@ def _matching(
 
 
 def _importance(model: Model, tensors: Sequence[str], sets: Sequence[Inputs], seed: int) -> dict[str, np.ndarray]:
-    """``importance`` on several sets of inputs, their mean."""
+    """``importance`` on several sets of inputs: the mean of those that a gradient could be taken on."""
     found = [importance(model, tensors, inputs, seed) for inputs in sets]
-    return {name: np.mean([f[name] for f in found], axis=0) for name in (found[0] if found else ())}
+    return {name: np.mean([f[name] for f in found if name in f], axis=0) for f in found for name in f}
 
 
 def affine(model: Model, node: gs.Node, layer: Layer) -> np.ndarray:

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, ValueInfoProto
 
@@ -16,7 +17,7 @@ from graphprune.calibration.noise import KINDS
 from graphprune.calibration.tokens import drawn, inputs_for, reader, sequences, writer
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model import Model
-from graphprune.model.shapes import Shape
+from graphprune.model.shapes import Shape, symbolic_axes
 from graphprune.model.surgeon import is_standard
 from graphprune.progress import track
 from graphprune.proof import Runner, seeded_inputs
@@ -104,6 +105,44 @@ def read_inputs(path: str | os.PathLike[str]) -> Inputs:
         raise UsageError(f"{path} cannot be read as an npz file: {error}", hint) from error
 
 
+def checked(inputs: Inputs, model: Model) -> Inputs:
+    """Arrays as the model's inputs take them, whole numbers and other sizes of floating-point ones converted.
+
+    Raises:
+        UsageError: an input has no array; or one of another kind or shape, but for how many items it holds and for
+            sizes that the model leaves open; or not all values are finite.
+    """
+    _complete(inputs, model)
+    fitting = dict(inputs)
+    for name, info in model.inputs.items():
+        x = inputs[name]
+        shape, dtype = model.input_shapes[name], onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        free = {0} | symbolic_axes(info)
+        sizes = [None if axis in free else size for axis, size in enumerate(shape)]
+        if x.ndim != len(sizes) or any(size not in (None, have) for size, have in zip(sizes, x.shape, strict=True)):
+            wanted = ", ".join(str(size or "any") for size in sizes)
+            raise UsageError(
+                f"the real inputs' array '{name}' is [{', '.join(map(str, x.shape))}], {model.name} takes [{wanted}]",
+                "items are counted along the first axis",
+            )
+        if not np.can_cast(x.dtype, dtype, "same_kind"):
+            raise UsageError(
+                f"the real inputs' array '{name}' holds {x.dtype}, {model.name} takes {dtype}", "convert it"
+            )
+        with np.errstate(over="ignore"):
+            fitting[name] = x.astype(dtype, copy=False)
+        if dtype.kind == "f" and not np.isfinite(fitting[name]).all():
+            raise UsageError(
+                f"the real inputs' array '{name}' holds values that are not finite", "leave such items out"
+            )
+    return fitting
+
+
+def _complete(inputs: Inputs, model: Model) -> None:
+    if missing := sorted(set(model.inputs) - set(inputs)):
+        raise UsageError(f"the real inputs have no array called '{missing[0]}'", "name arrays like the inputs")
+
+
 def real(data: Mapping[str, Any]) -> Inputs:
     """The real inputs that a caller left for the passes; raises ``UsageError`` where there are none."""
     if data.get("inputs") is None:
@@ -171,8 +210,7 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs, keep: bool = True) 
 
     ``keep`` says whether memory may be spent on speed, as of ``Runner``.
     """
-    if missing := sorted(set(model.inputs) - set(inputs)):
-        raise UsageError(f"the calibration data have no array called '{missing[0]}'", "name arrays like the inputs")
+    _complete(inputs, model)
     if not (parts := chunks(model, inputs, wanted)):
         raise UsageError("the calibration data have no items, or fewer than the model takes at a time", "give more")
     header = ModelProto()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphprune.calibration.activations import Inputs, batched, read_inputs
+from graphprune.calibration.activations import Inputs, batched, checked, read_inputs
 from graphprune.calibration.statistics import Statistics, in_graph, observed, tolerance
 from graphprune.errors import UsageError
 from graphprune.model import Model
@@ -93,13 +93,16 @@ def real_inputs(
 
     Returns:
         ``inputs``, the arrays by name, and ``notes``, how pictures were scaled; nothing where there are none.
+
+    Raises:
+        UsageError: nothing that can be read, or nothing that the model takes, see ``checked``.
     """
     if data is None:
         return {}
     if not isinstance(data, str | os.PathLike):
-        return {"inputs": data}
+        return {"inputs": checked(data, model)}
     if not Path(data).is_dir():
-        return {"inputs": read_inputs(data)}
+        return {"inputs": checked(read_inputs(data), model)}
     arrays, scale = read_images(data, model, scale)
     count = len(next(iter(arrays.values())))
     return {"inputs": arrays, "notes": (f"the pixels of {count} pictures were scaled {scale}",)}
