@@ -208,3 +208,14 @@ def test_real_inputs_are_converted():
         assert found["x"].dtype == np.float32
         assert np.array_equal(found["x"], x)
         assert found["unused"] is x
+
+
+def test_real_inputs_whose_outputs_are_saturated_tell_nothing_of_importance():
+    norm = {"s": np.ones(4, np.float32), "h": np.zeros(4, np.float32), "m": np.zeros(4, np.float32)}
+    text = "t = Conv(x, a)\nn = BatchNormalization(t, s, h, m, v)\ny = Clip(n, low, high)"
+    ends = {"low": np.array(-0.5, np.float32), "high": np.array(0.5, np.float32), "v": np.ones(4, np.float32)}
+    model = load(net(text, a=(4, 3, 1, 1), **norm, **ends))
+    given = {"x": np.full((6, 3, 8, 8), 1e4, np.float32)}
+    alone, beside = (calibrate(model, {}, count=4, effort=0.1, given=g).moments["a"].importance for g in (None, given))
+    assert alone is not None
+    assert np.array_equal(alone, beside)
