@@ -17,11 +17,11 @@ import onnx_graphsurgeon as gs
 from graphprune.calibration.activations import Inputs, batched, is_open, kinds, synthetic
 from graphprune.calibration.importance import importance
 from graphprune.calibration.matching import matched
-from graphprune.calibration.measured import WIDEST, Measured, columns, mixed, sampled, walked
+from graphprune.calibration.measured import WIDEST, Found, Measured, columns, mixed, sampled, walked
 from graphprune.calibration.mirrored import with_mirror_images
 from graphprune.calibration.noise import KINDS, NOISE
 from graphprune.calibration.statistics import FAR, Statistics, imposed, in_graph, mismatch, observed, shrunk
-from graphprune.calibration.tokens import enough, lengths, reader, sequences, writer
+from graphprune.calibration.tokens import Reader, enough, lengths, reader, sequences, writer
 from graphprune.calls import calls, rule_of
 from graphprune.cost import CostModel
 from graphprune.model import Model
@@ -201,39 +201,14 @@ def calibrate(
             such an axis have some, or even only those that can lose inputs.
     """
     model = batched(model)
-    found, skipped = layers(model)
-    held = {name: 8 * (columns(model, name, layer) + 1) ** 2 for name, (_, layer) in found.items()}
-    narrowest = {name for name, (_, layer) in found.items() if Dim(name, layer.summed) in losing}
-    choices = [set(held), {dim.tensor for dim in losing}, narrowest]
-    wanted = next((c for c in choices if sum(held[name] for name in held.keys() & c) <= HELD_MOMENTS), narrowest)
-    skipped |= dict.fromkeys(held.keys() - wanted, "its inputs stay, and the model is large")
-    found = {name: layer for name, layer in found.items() if name in wanted}
+    found, skipped = _chosen(model, losing)
     known = {t.name for node in model.graph.nodes for t in node.outputs}
     statistics = {name: s for name, s in {**statistics, **in_graph(model)}.items() if name in known}
-    noise: dict[str, Noise] = {}
-    logits = None
-    seen: dict[str, Measured] = {}
     if (read := reader(model, vocabulary)) is not None:
         read = writer(model, read)
-        logits = read.logits
-        widest = max((columns(model, name, layer) for name, (_, layer) in found.items()), default=1)
-        parts = [replace(read, length=length) for length in lengths(model, read)]
-        number = 0
-        for k, part in enumerate(parts, 1):
-            words = sequences(model, part, max(count, enough(widest, part)), seed)
-            noise[f"tokens by {part.length}"] = Noise(partial(_same, words), observed(model, statistics, words))
-            number += items(words)
-            seen = mixed(seen, walked(model, found, words), 1 / k)
-        how = "written by the model" if read.logits else "drawn from the vocabulary"
-        source = f"{number} sequences of {' and '.join(str(part.length) for part in parts)} tokens {how}: {read}"
+        noise, seen, source = _of_tokens(model, statistics, found, read, count, seed)
     else:
-        for k, kind in enumerate(track(kinds(model, NOISE if statistics else KINDS)), 1):
-            make = partial(synthetic, model, kind, count, seed, spread)
-            inputs = make()
-            noise[kind] = Noise(make, observed(model, statistics, inputs))
-            seen = mixed(seen, sampled(imposed(model, statistics, noise[kind].found), found, inputs, seed), 1 / k)
-        imitated = "scaled to BatchNorm statistics in every layer" if statistics else "no BatchNorm statistics to match"
-        source = f"{count} inputs of {' and '.join(noise)} noise each, {imitated}"
+        noise, seen, source = _of_noise(model, statistics, found, count, seed, spread)
     nearest = []  # the inputs that are most like real ones
     if (similar := _matching(model, statistics, seed, spread, effort)) is not None:
         looked_at = {kind: synthetic(model, kind, LOOK, seed, spread) for kind in noise}
@@ -262,11 +237,57 @@ def calibrate(
         energy = np.trace(covariance) if matters is None else (matters * covariance).sum()
         moments[name] = Moments(layer, affine(model, node, layer), second, float(energy), matters)
     real = () if given is None else tuple(nearest)
-    return Calibration(moments, statistics, noise, skipped, source, real, nearest[-1] if nearest else None, logits)
+    best, logits = nearest[-1] if nearest else None, None if read is None else read.logits
+    return Calibration(moments, statistics, noise, skipped, source, real, best, logits)
+
+
+def _chosen(model: Model, losing: Collection[Dim]) -> tuple[Found, dict[str, str]]:
+    """``layers``, and where moments of all of them would take too much memory, only those that ``losing`` is about."""
+    found, skipped = layers(model)
+    held = {name: 8 * (columns(model, name, layer) + 1) ** 2 for name, (_, layer) in found.items()}
+    narrowest = {name for name, (_, layer) in found.items() if Dim(name, layer.summed) in losing}
+    choices = [set(held), {dim.tensor for dim in losing}, narrowest]
+    wanted = next((c for c in choices if sum(held[name] for name in held.keys() & c) <= HELD_MOMENTS), narrowest)
+    skipped |= dict.fromkeys(held.keys() - wanted, "its inputs stay, and the model is large")
+    return {name: layer for name, layer in found.items() if name in wanted}, skipped
+
+
+def _of_tokens(
+    model: Model, statistics: Statistics, found: Found, read: Reader, count: int, seed: int
+) -> tuple[dict[str, Noise], dict[str, Measured], str]:
+    """Sequences of tokens, what layers make of them, and what they are in words."""
+    noise: dict[str, Noise] = {}
+    seen: dict[str, Measured] = {}
+    widest = max((columns(model, name, layer) for name, (_, layer) in found.items()), default=1)
+    parts = [replace(read, length=length) for length in lengths(model, read)]
+    number = 0
+    for k, part in enumerate(parts, 1):
+        words = sequences(model, part, max(count, enough(widest, part)), seed)
+        noise[f"tokens by {part.length}"] = Noise(partial(_same, words), observed(model, statistics, words))
+        number += items(words)
+        seen = mixed(seen, walked(model, found, words), 1 / k)
+    how = "written by the model" if read.logits else "drawn from the vocabulary"
+    source = f"{number} sequences of {' and '.join(str(part.length) for part in parts)} tokens {how}: {read}"
+    return noise, seen, source
 
 
 def _same(inputs: Inputs) -> Inputs:
     return inputs
+
+
+def _of_noise(
+    model: Model, statistics: Statistics, found: Found, count: int, seed: int, spread: tuple[float, float]
+) -> tuple[dict[str, Noise], dict[str, Measured], str]:
+    """Noise of every kind, what layers make of it where it is given the statistics, and what it is in words."""
+    noise: dict[str, Noise] = {}
+    seen: dict[str, Measured] = {}
+    for k, kind in enumerate(track(kinds(model, NOISE if statistics else KINDS)), 1):
+        make = partial(synthetic, model, kind, count, seed, spread)
+        inputs = make()
+        noise[kind] = Noise(make, observed(model, statistics, inputs))
+        seen = mixed(seen, sampled(imposed(model, statistics, noise[kind].found), found, inputs, seed), 1 / k)
+    imitated = "scaled to BatchNorm statistics in every layer" if statistics else "no BatchNorm statistics to match"
+    return noise, seen, f"{count} inputs of {' and '.join(noise)} noise each, {imitated}"
 
 
 def items(inputs: Inputs) -> int:
