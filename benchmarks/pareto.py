@@ -90,7 +90,7 @@ def main(
     if wanted:
         for row in _made(find(name), wanted, effort, seconds, (name, DENSE, 1.0) in known):
             known[row.key] = row
-            results.write(rows, [*known.values()])
+            results.add(rows, row)
             print(_line(row), flush=True)
     own = [row for row in known.values() if row.model == name]
     print(table(own))

@@ -94,7 +94,7 @@ def main(
         if again or name not in rows or rows[name].fault:
             rows[name] = measured(name, keep)
             KEPT.parent.mkdir(exist_ok=True)
-            results.write(KEPT, [*rows.values()])
+            results.add(KEPT, rows[name])
     chosen = [rows[name] for name in names]
     output = Table("graph", *_columns("layers"), *_columns("experts"), "fault", box=SIMPLE_HEAD)
     for row in chosen:
