@@ -336,7 +336,8 @@ def verify(original: Source, pruned: Source, plan: Plan, **options: Unpack[RunOp
 
 
 def _real(options: Any, name: str, model: Model) -> dict[str, Any]:
-    return real_inputs(options[name], model, scale_of(options["mean"], options["std"], options["input_range"]))
+    scale = scale_of(options["mean"], options["std"], options["input_range"])
+    return real_inputs(options[name], model, scale, name)
 
 
 def _start(model: Model, options: InspectOptions) -> State:

@@ -10,6 +10,7 @@ import pytest
 from graphprune.calibration import calibrate
 from graphprune.calibration.activations import assorted, batched, checked, read_inputs, run, synthetic
 from graphprune.calibration.gradient import with_outputs
+from graphprune.calibration.images import real_inputs
 from graphprune.calibration.noise import KINDS, NOISE
 from graphprune.calibration.statistics import imposed, observed, shrunk
 from graphprune.errors import UsageError
@@ -199,6 +200,14 @@ def test_real_inputs_that_the_model_does_not_take(x, said):
     model = load(net("y = Conv(x, a)", a=(4, 3, 1, 1), inputs="float[1,3,8,width] x"))
     with pytest.raises(UsageError, match=said):
         checked({"x": x}, model)
+
+
+def test_the_file_or_the_option_is_named(tmp_path):
+    model, wrong = load(net("y = Conv(x, a)", a=(4, 3, 1, 1))), {"x": _images(4, 3, 9, 9)}
+    np.savez(tmp_path / "wrong.npz", **wrong)
+    for data, named in ((tmp_path / "wrong.npz", "wrong.npz: array 'x'"), (wrong, "held_out: array 'x'")):
+        with pytest.raises(UsageError, match=named):
+            real_inputs(data, model, name="held_out")
 
 
 def test_real_inputs_are_converted():

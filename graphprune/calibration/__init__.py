@@ -314,7 +314,8 @@ def _matching(
 def _importance(model: Model, tensors: Sequence[str], sets: Sequence[Inputs], seed: int) -> dict[str, np.ndarray]:
     """``importance`` on several sets of inputs: the mean of those that a gradient could be taken on."""
     found = [importance(model, tensors, inputs, seed) for inputs in sets]
-    return {name: np.mean([f[name] for f in found if name in f], axis=0) for f in found for name in f}
+    parts = {name: [f[name] for f in found if name in f] for name in tensors}
+    return {name: np.mean(several, axis=0) for name, several in parts.items() if several}
 
 
 def affine(model: Model, node: gs.Node, layer: Layer) -> np.ndarray:

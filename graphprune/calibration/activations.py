@@ -105,14 +105,19 @@ def read_inputs(path: str | os.PathLike[str]) -> Inputs:
         raise UsageError(f"{path} cannot be read as an npz file: {error}", hint) from error
 
 
-def checked(inputs: Inputs, model: Model) -> Inputs:
+def checked(inputs: Inputs, model: Model, source: str = "the real inputs") -> Inputs:
     """Arrays as the model's inputs take them, whole numbers and other sizes of floating-point ones converted.
+
+    Args:
+        inputs: arrays by name.
+        model: at the sizes wanted.
+        source: where they are from, for errors.
 
     Raises:
         UsageError: an input has no array; or one of another kind or shape, but for how many items it holds and for
             sizes that the model leaves open; or not all values are finite.
     """
-    _complete(inputs, model)
+    _complete(inputs, model, source)
     fitting = dict(inputs)
     for name, info in model.inputs.items():
         x = inputs[name]
@@ -122,25 +127,21 @@ def checked(inputs: Inputs, model: Model) -> Inputs:
         if x.ndim != len(sizes) or any(size not in (None, have) for size, have in zip(sizes, x.shape, strict=True)):
             wanted = ", ".join(str(size or "any") for size in sizes)
             raise UsageError(
-                f"the real inputs' array '{name}' is [{', '.join(map(str, x.shape))}], {model.name} takes [{wanted}]",
+                f"{source}: array '{name}' is [{', '.join(map(str, x.shape))}], {model.name} takes [{wanted}]",
                 "items are counted along the first axis",
             )
         if not np.can_cast(x.dtype, dtype, "same_kind"):
-            raise UsageError(
-                f"the real inputs' array '{name}' holds {x.dtype}, {model.name} takes {dtype}", "convert it"
-            )
+            raise UsageError(f"{source}: array '{name}' holds {x.dtype}, {model.name} takes {dtype}", "convert it")
         with np.errstate(over="ignore"):
             fitting[name] = x.astype(dtype, copy=False)
         if dtype.kind == "f" and not np.isfinite(fitting[name]).all():
-            raise UsageError(
-                f"the real inputs' array '{name}' holds values that are not finite", "leave such items out"
-            )
+            raise UsageError(f"{source}: array '{name}' holds values that are not finite", "leave such items out")
     return fitting
 
 
-def _complete(inputs: Inputs, model: Model) -> None:
+def _complete(inputs: Inputs, model: Model, source: str) -> None:
     if missing := sorted(set(model.inputs) - set(inputs)):
-        raise UsageError(f"the real inputs have no array called '{missing[0]}'", "name arrays like the inputs")
+        raise UsageError(f"{source}: no array is called '{missing[0]}'", "name arrays like the inputs")
 
 
 def real(data: Mapping[str, Any]) -> Inputs:
@@ -210,7 +211,7 @@ def run(model: Model, wanted: Sequence[str], inputs: Inputs, keep: bool = True) 
 
     ``keep`` says whether memory may be spent on speed, as of ``Runner``.
     """
-    _complete(inputs, model)
+    _complete(inputs, model, "the real inputs")
     if not (parts := chunks(model, inputs, wanted)):
         raise UsageError("the calibration data have no items, or fewer than the model takes at a time", "give more")
     header = ModelProto()

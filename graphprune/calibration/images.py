@@ -87,9 +87,15 @@ def scale_of(
 
 
 def real_inputs(
-    data: Inputs | str | os.PathLike[str] | None, model: Model, scale: Scale | None = None
+    data: Inputs | str | os.PathLike[str] | None, model: Model, scale: Scale | None = None, name: str = "real inputs"
 ) -> dict[str, Any]:
     """What passes get to know of real inputs: arrays, the path of an npz file or of a folder of pictures, or none.
+
+    Args:
+        data: what was given.
+        model: at the sizes wanted.
+        scale: of the pixels of pictures, see ``read_images``.
+        name: of the option, for errors about arrays that are from no file.
 
     Returns:
         ``inputs``, the arrays by name, and ``notes``, how pictures were scaled; nothing where there are none.
@@ -100,9 +106,9 @@ def real_inputs(
     if data is None:
         return {}
     if not isinstance(data, str | os.PathLike):
-        return {"inputs": checked(data, model)}
+        return {"inputs": checked(data, model, name)}
     if not Path(data).is_dir():
-        return {"inputs": checked(read_inputs(data), model)}
+        return {"inputs": checked(read_inputs(data), model, str(data))}
     arrays, scale = read_images(data, model, scale)
     count = len(next(iter(arrays.values())))
     return {"inputs": arrays, "notes": (f"the pixels of {count} pictures were scaled {scale}",)}
